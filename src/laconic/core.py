@@ -1,0 +1,434 @@
+"""The nouns of laconic.
+
+A candidate is a :class:`Recipe` of :class:`Step`\\ s. A step maps a model to a new model and :data:`Facts`. A number is a
+:class:`Measurement` taken on the deployed file through a :data:`Predictor`. Per-sample records (:class:`Metric`) make
+every statistic possible. The ledger remembers every :class:`Trial`.
+
+Only the standard library is imported here; numpy appears in annotations alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from laconic.errors import GoalError, RecipeError, TargetError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+type_of_json = dict[str, Any]
+Arrays = Mapping[str, "Array"]
+"""Named arrays; axis 0 is the sample in each of them."""
+Predictor = Callable[[Arrays], "dict[str, Array]"]
+"""A deployed file, ready to run: any number of samples in, as many out (it chunks and pads to its own batch)."""
+Facts = dict[str, Any]
+"""What a step did, as JSON: with the weights it rebuilds the model (:meth:`Step.restore`)."""
+
+
+def digest(value: object, length: int = 16) -> str:
+    """The first ``length`` hex digits of the SHA-256 of ``value`` written as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples, ready for the model: ``inputs`` as the model takes them, ``targets`` or None without labels."""
+
+    inputs: dict[str, Array]
+    targets: Array | None
+
+
+class Split(Protocol):
+    """A fixed, ordered set of samples read by index: the same index gives the same sample, always."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int]) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes a model's input; stated once, used in calibration, evaluation and ``run``.
+
+    In this order: convert to ``channels``; resize (``resize`` an int: the shorter side; a pair: height, width;
+    ``interpolation``); crop the centre (``crop``: height, width); then ``(pixel / divide - mean) / std`` per channel,
+    with pixels 0..255; then ``layout``.
+    """
+
+    channels: Literal["RGB", "BGR", "L"] = "RGB"
+    resize: int | tuple[int, int] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    crop: tuple[int, int] | None = None
+    divide: float = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: Literal["NCHW", "NHWC", "flat"] = "NCHW"
+
+    def to_json(self) -> type_of_json:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How outputs are judged: one record per sample, in 0..1, higher is better, and an aggregate of records.
+
+    ``records(outputs, targets) -> (n,)``; ``decide(outputs) -> (n,)`` is what the outputs amount to (the class), used
+    as target where there are no labels. ``binary`` says that records are 0 or 1 (the exact paired test applies).
+    ``chance`` is the score of guessing, or None where it is unknown.
+    """
+
+    name: str
+    records: Callable[[Arrays, Array], Array]
+    decide: Callable[[Arrays], Array]
+    aggregate: Callable[[Array], float]
+    binary: bool
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the model is for: three disjoint splits, a metric, and a loss where training is allowed.
+
+    ``train`` gives calibration (its first ``calibration`` samples) and, if ``trainable``, fine-tuning; ``search``
+    chooses; ``holdout`` is opened once, for the certificate. ``loss(outputs, targets)`` takes and returns torch
+    tensors. ``provenance`` is JSON: where the data came from, the sizes of the splits, what was left out.
+    """
+
+    name: str
+    metric: Metric
+    train: Split
+    search: Split
+    holdout: Split
+    loss: Callable[[Any, Any], Any] | None
+    trainable: bool
+    fingerprint: str
+    labels: tuple[str, ...] = ()
+    preprocess: Preprocess | None = None
+    calibration: int = 128
+    provenance: type_of_json = field(default_factory=dict)
+
+    def calibration_batch(self) -> Batch:
+        """The calibration samples, all at once."""
+        return self.train.read(range(min(self.calibration, len(self.train))))
+
+
+# ---------------------------------------------------------------------------------------------------------------- goal
+
+_UNITS_TIME = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS_SIZE = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _split_unit(text: str) -> tuple[float, str] | None:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z%]*)\s*", text)
+    return (float(match[1]), match[2]) if match else None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit on a measured quantity: ``value`` in ms or bytes, or a fraction of the baseline's if ``relative``."""
+
+    value: float
+    relative: bool
+
+    def against(self, baseline: float) -> float:
+        return self.value * baseline if self.relative else self.value
+
+    @classmethod
+    def parse(cls, text: str, units: Mapping[str, float], example: str) -> Limit:
+        parts = _split_unit(text)
+        if parts and parts[0] > 0 and parts[1] == "%":
+            return cls(parts[0] / 100, relative=True)
+        if parts and parts[0] > 0 and parts[1] in units:
+            return cls(parts[0] * units[parts[1]], relative=False)
+        raise GoalError("a limit that cannot be read", got=repr(text), wanted=f"for example {example} or 60%")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When the search ends: after ``seconds`` of work or after ``trials`` rows, whichever is given."""
+
+    seconds: float | None = 600.0
+    trials: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        parts = _split_unit(text)
+        if parts:
+            number, unit = parts
+            if unit in _UNITS_TIME:
+                return cls(seconds=number * _UNITS_TIME[unit])
+            if unit in ("trials", "trial") and number == int(number):
+                return cls(seconds=None, trials=int(number))
+            if text.strip() == "0":
+                return cls(seconds=None, trials=0)
+        raise GoalError("a budget that cannot be read", got=repr(text), wanted="for example 10m, 90s, 40trials or 0")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What to make small, and what must not be lost.
+
+    ``max_drop`` is the floor: how far the metric may fall, in the metric's own unit (0.01 is one point), or as a
+    fraction of the baseline's score if ``relative``; None takes 0.01, or 0.05 disagreement where there are no labels.
+    """
+
+    minimize: Literal["latency", "size", "macs"] = "latency"
+    max_drop: float | None = None
+    relative: bool = False
+    confidence: float = 0.95
+    max_latency: Limit | None = None
+    max_size: Limit | None = None
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        if self.minimize not in ("latency", "size", "macs"):
+            raise GoalError("unknown objective", got=repr(self.minimize), wanted="latency, size or macs")
+        if self.max_drop is not None and not 0 < self.max_drop < 1:
+            raise GoalError("a floor out of range", got=self.max_drop, wanted="a drop above 0 % and below 100 %")
+        if not 0.5 <= self.confidence < 1:
+            raise GoalError("a confidence out of range", got=self.confidence, wanted="50 % up to, not including, 100 %")
+
+    @classmethod
+    def parse(
+        cls,
+        minimize: str = "latency",
+        max_drop: str | None = None,
+        confidence: str = "95%",
+        max_latency: str | None = None,
+        max_size: str | None = None,
+        budget: str = "10m",
+    ) -> Goal:
+        """A goal from the strings of the command line: ``1%``, ``1%rel``, ``95%``, ``5ms``, ``25%``, ``40trials``."""
+        relative = max_drop is not None and max_drop.endswith("rel")
+        return cls(
+            minimize=minimize,  # type: ignore[arg-type]  # __post_init__ refuses other words
+            max_drop=None if max_drop is None else _percent(max_drop.removesuffix("rel"), "--max-drop"),
+            relative=relative,
+            confidence=_percent(confidence, "--confidence"),
+            max_latency=max_latency and Limit.parse(max_latency, {"ms": 1.0, "us": 1e-3, "s": 1e3}, "5ms") or None,
+            max_size=max_size and Limit.parse(max_size, _UNITS_SIZE, "1MB") or None,
+            budget=Budget.parse(budget),
+        )
+
+
+def _percent(text: str, option: str) -> float:
+    parts = _split_unit(text)
+    if not parts or parts[1] != "%":
+        raise GoalError(f"{option} cannot be read", got=repr(text), wanted="a percentage, for example 1% or 95%")
+    return parts[0] / 100
+
+
+# -------------------------------------------------------------------------------------------------------------- target
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the model runs: ``runtime:device,threads=1,batch=1``."""
+
+    runtime: str
+    device: str = "cpu"
+    threads: int = 1
+    batch: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.runtime}:{self.device},threads={self.threads},batch={self.batch}"
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        place, *options = text.split(",")
+        runtime, _, device = place.partition(":")
+        values: dict[str, int] = {}
+        for option in options:
+            name, _, value = option.partition("=")
+            if name not in ("threads", "batch") or not value.isdigit() or int(value) < 1:
+                raise TargetError(
+                    "a target's option cannot be read", got=repr(option), wanted="threads=N or batch=N, N at least 1"
+                )
+            values[name] = int(value)
+        if not runtime:
+            raise TargetError("a target without a runtime", got=repr(text), wanted="onnxruntime:cpu,threads=1,batch=1")
+        return cls(runtime, device or "cpu", **values)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is fast on a target, as plain data; each runtime's file states its own.
+
+    ``activation``: the integer type that its kernels take. ``weight_bits``: 7 where products of u8 and s8 saturate.
+    ``integer_operators``: the operators with integer kernels (names of :mod:`laconic.surgery`'s calls).
+    ``float_output``: a final linear layer may give float straight from integers. ``channel_multiple``: channel counts
+    that its kernels like. ``precisions``: float types that it computes in.
+    """
+
+    activation: Literal["uint8", "int8"] = "uint8"
+    weight_bits: int = 8
+    integer_operators: frozenset[str] = frozenset()
+    float_output: bool = False
+    channel_multiple: int = 1
+    precisions: tuple[str, ...] = ("f32",)
+
+
+# --------------------------------------------------------------------------------------------------- steps and recipes
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step may know of the world, as plain data and callables.
+
+    ``keep``: globs of layers to leave alone. ``reference``: the original model, inputs to outputs, as a teacher.
+    ``progress(text, fraction)``: called during work longer than a second or two.
+    """
+
+    traits: Traits
+    seed: int = 0
+    keep: tuple[str, ...] = ()
+    reference: Callable[[Any], Any] | None = None
+    progress: Callable[[str, float], None] = lambda text, fraction: None
+
+
+@runtime_checkable
+class Step(Protocol):
+    """One technique with its settings: a frozen dataclass whose fields are JSON.
+
+    ``version`` rises whenever the step's result changes for the same settings: it is part of a trial's key.
+    """
+
+    version: ClassVar[int]
+
+    def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
+        """The changed model (the argument may be changed in place: it is already a copy) and what was done."""
+        ...
+
+    def restore(self, model: Any, facts: Facts) -> Any:
+        """Rebuild from ``facts``, without data, the structure that the step gave; weights are loaded afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A tuple of steps: this is what a candidate is.
+
+    >>> Recipe().key == Recipe(()).key
+    True
+    """
+
+    steps: tuple[Step, ...] = ()
+
+    def apply(self, model: Any, task: Task, context: Context) -> tuple[Any, list[Facts]]:
+        """Run the steps on a copy of ``model`` (the one copy; ``model`` itself is never changed)."""
+        model = copy.deepcopy(model)
+        facts: list[Facts] = []
+        for step in self.steps:
+            model, fact = step(model, task, context)
+            facts.append(fact)
+        return model, facts
+
+    def restore(self, model: Any, facts: Sequence[Facts]) -> Any:
+        """The structure that :meth:`apply` gave, from its facts; load the weights into it afterwards."""
+        model = copy.deepcopy(model)
+        for step, fact in zip(self.steps, facts, strict=True):
+            model = step.restore(model, fact)
+        return model
+
+    def to_json(self) -> list[type_of_json]:
+        """One object per step: its name under ``step``, then the settings that differ from the defaults."""
+        return [{"step": type(step).__name__, **_settings(step)} for step in self.steps]
+
+    @property
+    def key(self) -> str:
+        """A hash of the steps, their settings and their versions."""
+        return digest([[type(step).__name__, step.version, _settings(step, every=True)] for step in self.steps])
+
+    def __str__(self) -> str:
+        return " + ".join(_describe(step) for step in self.steps) or "as it is"
+
+    @classmethod
+    def parse(cls, rows: object, table: Mapping[str, type[Step]]) -> Recipe:
+        """A recipe from :meth:`to_json`'s form (or the same read from YAML); ``table`` maps names to steps."""
+        if not isinstance(rows, list):
+            raise RecipeError("a recipe is a list of steps", got=type(rows).__name__)
+        return cls(tuple(_parse_step(row, table) for row in rows))
+
+
+def _settings(step: Step, *, every: bool = False) -> type_of_json:
+    values = json.loads(json.dumps(asdict(step)))  # type: ignore[call-overload]  # steps are dataclasses
+    defaults = {f.name: f.default for f in fields(step)}  # type: ignore[arg-type]
+    plain = json.loads(json.dumps(defaults, default=lambda value: None))
+    return {name: value for name, value in values.items() if every or value != plain[name]}
+
+
+def _describe(step: Step) -> str:
+    settings = ", ".join(f"{name}={_short(value)}" for name, value in _settings(step).items())
+    return type(step).__name__ + (f"({settings})" if settings else "")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{{{len(value)} layers}}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _parse_step(row: object, table: Mapping[str, type[Step]]) -> Step:
+    if not isinstance(row, dict) or "step" not in row:
+        raise RecipeError("a step without a name", got=repr(row), wanted="a mapping with the key 'step'")
+    settings = {name: value for name, value in row.items() if name != "step"}
+    kind = table.get(row["step"])
+    if kind is None:
+        raise RecipeError("unknown step", got=repr(row["step"]), wanted=f"one of {', '.join(sorted(table))}")
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for name in settings:
+        if name not in known:
+            raise RecipeError(f"unknown setting of {row['step']}", got=repr(name), wanted=f"one of {', '.join(known)}")
+    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return kind(**frozen)
+
+
+# ------------------------------------------------------------------------------------------------ measurements, trials
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A quantity with its interval: ``low``..``high`` at 95 % where ``n`` > 1; *measured* or *modelled*."""
+
+    quantity: str
+    unit: str
+    value: float
+    low: float
+    high: float
+    n: int
+    basis: Literal["measured", "modelled"]
+
+    def to_json(self) -> type_of_json:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row of the ledger: a recipe on a target, what was found, or why it failed.
+
+    ``measurements`` by name: ``file_bytes, params, macs, score`` (on ``search``), ``latency`` (ms), ``speedup``
+    (baseline over candidate, paired). ``records`` are the candidate's on ``search``, in order (shorter if it was
+    rejected early); ``rejected`` says why it cannot win, ``error`` why it failed.
+    """
+
+    key: str
+    recipe: Recipe
+    target: Target
+    facts: tuple[Facts, ...] = ()
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    records: tuple[float, ...] = ()
+    rejected: str | None = None
+    error: str | None = None
+    seconds: float = 0.0
