@@ -1,6 +1,6 @@
 """The nouns of laconic.
 
-A candidate is a :class:`Recipe` of :class:`Step`\\ s. A step maps a model to a new model and :data:`Facts`. A number is a
+A candidate is a :class:`Recipe` of steps. A :class:`Step` maps a model to a new model and :data:`Facts`. A number is a
 :class:`Measurement` taken on the deployed file through a :data:`Predictor`. Per-sample records (:class:`Metric`) make
 every statistic possible. The ledger remembers every :class:`Trial`.
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-type_of_json = dict[str, Any]
+JsonObject = dict[str, Any]
 Arrays = Mapping[str, "Array"]
 """Named arrays; axis 0 is the sample in each of them."""
 Predictor = Callable[[Arrays], "dict[str, Array]"]
@@ -76,7 +76,7 @@ class Preprocess:
     std: tuple[float, ...] = (1.0,)
     layout: Literal["NCHW", "NHWC", "flat"] = "NCHW"
 
-    def to_json(self) -> type_of_json:
+    def to_json(self) -> JsonObject:
         return asdict(self)
 
 
@@ -117,7 +117,7 @@ class Task:
     labels: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     calibration: int = 128
-    provenance: type_of_json = field(default_factory=dict)
+    provenance: JsonObject = field(default_factory=dict)
 
     def calibration_batch(self) -> Batch:
         """The calibration samples, all at once."""
@@ -127,6 +127,7 @@ class Task:
 # ---------------------------------------------------------------------------------------------------------------- goal
 
 _UNITS_TIME = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS_LATENCY = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _UNITS_SIZE = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -217,8 +218,8 @@ class Goal:
             max_drop=None if max_drop is None else _percent(max_drop.removesuffix("rel"), "--max-drop"),
             relative=relative,
             confidence=_percent(confidence, "--confidence"),
-            max_latency=max_latency and Limit.parse(max_latency, {"ms": 1.0, "us": 1e-3, "s": 1e3}, "5ms") or None,
-            max_size=max_size and Limit.parse(max_size, _UNITS_SIZE, "1MB") or None,
+            max_latency=Limit.parse(max_latency, _UNITS_LATENCY, "5ms") if max_latency else None,
+            max_size=Limit.parse(max_size, _UNITS_SIZE, "1MB") if max_size else None,
             budget=Budget.parse(budget),
         )
 
@@ -342,7 +343,7 @@ class Recipe:
             model = step.restore(model, fact)
         return model
 
-    def to_json(self) -> list[type_of_json]:
+    def to_json(self) -> list[JsonObject]:
         """One object per step: its name under ``step``, then the settings that differ from the defaults."""
         return [{"step": type(step).__name__, **_settings(step)} for step in self.steps]
 
@@ -362,7 +363,7 @@ class Recipe:
         return cls(tuple(_parse_step(row, table) for row in rows))
 
 
-def _settings(step: Step, *, every: bool = False) -> type_of_json:
+def _settings(step: Step, *, every: bool = False) -> JsonObject:
     values = json.loads(json.dumps(asdict(step)))  # type: ignore[call-overload]  # steps are dataclasses
     defaults = {f.name: f.default for f in fields(step)}  # type: ignore[arg-type]
     plain = json.loads(json.dumps(defaults, default=lambda value: None))
@@ -410,7 +411,7 @@ class Measurement:
     n: int
     basis: Literal["measured", "modelled"]
 
-    def to_json(self) -> type_of_json:
+    def to_json(self) -> JsonObject:
         return asdict(self)
 
 
