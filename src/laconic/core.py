@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
+else:
+    Array = Any  # numpy is imported by those who touch arrays
 
 JsonObject = dict[str, Any]
-Arrays = Mapping[str, "Array"]
+Arrays = Mapping[str, Array]
 """Named arrays; axis 0 is the sample in each of them."""
-Predictor = Callable[[Arrays], "dict[str, Array]"]
+Predictor = Callable[[Arrays], dict[str, Array]]
 """A deployed file, ready to run: any number of samples in, as many out (it chunks and pads to its own batch)."""
 Facts = dict[str, Any]
 """What a step did, as JSON: with the weights it rebuilds the model (:meth:`Step.restore`)."""

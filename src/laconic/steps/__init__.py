@@ -1,0 +1,16 @@
+"""The table of steps: a technique is one file and one line here."""
+
+from __future__ import annotations
+
+from laconic.core import Step
+from laconic.steps.prune.channels import PruneChannels
+from laconic.steps.quantize.cast import Cast
+from laconic.steps.quantize.post_training import Quantize
+from laconic.steps.train.fine_tune import FineTune
+
+STEPS: dict[str, type[Step]] = {
+    "PruneChannels": PruneChannels,
+    "FineTune": FineTune,
+    "Quantize": Quantize,
+    "Cast": Cast,
+}

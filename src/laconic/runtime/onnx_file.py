@@ -1,0 +1,41 @@
+"""An eager model, fake-quantized or not, written as one ONNX file: shared by the runtimes that read ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from laconic.core import Arrays, Facts
+from laconic.runtime.export import onnx_of, program_of
+from laconic.runtime.onnx_finish import finish
+
+_PRECISION = "laconic.precision"
+
+
+def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
+    """Write ``model`` to ``path`` with a free batch size (axis 0), and say what the file holds."""
+    program, outputs = program_of(model, {name: torch.as_tensor(x[:2]) for name, x in example.items()})
+    graph = onnx_of(program, list(example), outputs)
+    finish(graph)
+    precision = getattr(model, "precision", "f32")
+    if precision != "f32":
+        graph.metadata_props[_PRECISION] = precision
+    proto = ir.to_proto(graph)
+    path.write_bytes(proto.SerializeToString())
+    return {"operators": count_operators(proto), "precision": precision}
+
+
+def read_precision(path: Path) -> str:
+    """The float type that the file asks to be computed in: ``f32`` unless it says otherwise."""
+    notes: dict[str, str] = {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}
+    return notes.get(_PRECISION, "f32")
+
+
+def count_operators(proto: onnx.ModelProto) -> dict[str, int]:
+    """How often each operator occurs, by name in alphabetical order."""
+    names = sorted(node.op_type for node in proto.graph.node)
+    return {name: names.count(name) for name in dict.fromkeys(names)}

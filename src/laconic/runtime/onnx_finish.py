@@ -1,0 +1,192 @@
+"""The finishing of an exported ONNX graph, so that runtimes turn it into integer kernels and nothing is stored twice.
+
+Weights are stored as the integer codes of their quantizer, biases as int32 with scale s_a s_w (a float bias keeps ONNX
+Runtime's final Gemm in float: 0.94x), zero padding moves into the convolution behind it (a Pad between two quantizer
+pairs costs 0.83x), a mean over all of space is called GlobalAveragePool (the only spelling with an integer kernel),
+names are short, and the exporter's metadata is gone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from laconic.core import Array
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def finish(model: ir.Model) -> None:
+    """Bring an exported graph into the form that the runtimes turn into integer kernels; in place."""
+    _fold_padding(model.graph)
+    _name_global_pooling(model.graph)
+    for node in list(model.graph):
+        if node.op_type == "DequantizeLinear":
+            _store_weight(model.graph, node)
+    for node in list(model.graph):
+        if node.op_type in ("Conv", "Gemm"):
+            _store_bias(model.graph, node)
+    _drop_unused(model.graph)
+    _share_equal(model.graph)
+    _shorten_names(model)
+
+
+def _constant(value: ir.Value | None) -> Array | None:
+    """The array that a value always holds, if it does."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    node = value.producer()
+    if node is not None and node.op_type == "Constant" and "value" in node.attributes:
+        return node.attributes["value"].as_tensor().numpy()
+    return None
+
+
+def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _store_weight(graph: ir.Graph, dequantize: ir.Node) -> None:
+    """QuantizeLinear of a constant becomes the constant's integer codes."""
+    source = dequantize.inputs[0]
+    quantize = source.producer() if source is not None else None
+    if source is None or quantize is None or quantize.op_type != "QuantizeLinear":
+        return
+    weight, scale, zero = (_constant(v) for v in quantize.inputs)
+    if weight is None or scale is None or zero is None:
+        return
+    axis = dequantize.attributes["axis"].as_int() if "axis" in dequantize.attributes else 1
+    shape = [-1 if d == axis else 1 for d in range(weight.ndim)] if scale.ndim else []
+    limits = np.iinfo(zero.dtype)
+    codes = np.rint(weight / scale.reshape(shape)) + zero.astype(np.float32).reshape(shape)
+    codes = np.clip(codes, -limits.max if limits.min < 0 else 0, limits.max).astype(zero.dtype)
+    original = quantize.inputs[0]
+    assert original is not None
+    dequantize.replace_input_with(0, _initializer(graph, f"{original.name}.codes", codes))
+
+
+def _store_bias(graph: ir.Graph, node: ir.Node) -> None:
+    """A float bias behind integer inputs becomes int32 codes with scale s_a s_w, as the integer kernels add it."""
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return
+    scales = [_scale_of(node.inputs[i]) for i in (0, 1)]
+    bias = _constant(node.inputs[2])
+    if scales[0] is None or scales[1] is None or bias is None or bias.dtype != np.float32:
+        return
+    scale = np.broadcast_to((scales[0] * scales[1]).astype(np.float32), bias.shape)
+    codes = np.rint(bias.astype(np.float64) / scale)
+    if np.abs(codes).max(initial=0) > np.iinfo(np.int32).max:
+        return  # left in float: correct, and slower
+    name = node.inputs[2].name
+    stored = _initializer(graph, f"{name}.codes", codes.astype(np.int32))
+    scale_value = _initializer(graph, f"{name}.scale", np.array(scale))
+    dequantize = ir.node("DequantizeLinear", [stored, scale_value], attributes={"axis": 0})
+    node.prepend(dequantize)
+    node.replace_input_with(2, dequantize.outputs[0])
+
+
+def _scale_of(value: ir.Value | None) -> Array | None:
+    node = value.producer() if value is not None else None
+    if node is None or node.op_type != "DequantizeLinear":
+        return None
+    return _constant(node.inputs[1])
+
+
+def _fold_padding(graph: ir.Graph) -> None:
+    """Zero padding of space in front of convolutions becomes their own padding."""
+    for pad in list(graph):
+        if pad.op_type != "Pad":
+            continue
+        amounts = _constant(pad.inputs[1])
+        fill = _constant(pad.inputs[2]) if len(pad.inputs) > 2 and pad.inputs[2] is not None else np.zeros(1)
+        mode = pad.attributes["mode"].as_string() if "mode" in pad.attributes else "constant"
+        users = [use.node for use in pad.outputs[0].uses()]
+        convolutions = bool(users) and all(u.op_type == "Conv" and "auto_pad" not in u.attributes for u in users)
+        if amounts is None or fill is None or np.any(fill) or mode != "constant" or not convolutions:
+            continue
+        before, after = np.split(amounts, 2)
+        if pad.outputs[0].is_graph_output() or before[:2].any() or after[:2].any() or min(*before, *after) < 0:
+            continue
+        for conv in users:
+            spatial = len(before) - 2
+            old = conv.attributes["pads"].as_ints() if "pads" in conv.attributes else [0] * (2 * spatial)
+            pads = [int(p) + int(extra) for p, extra in zip(old, [*before[2:], *after[2:]], strict=True)]
+            conv.attributes["pads"] = ir.AttrInt64s("pads", pads)
+            conv.replace_input_with(0, pad.inputs[0])
+
+
+def _name_global_pooling(graph: ir.Graph) -> None:
+    """ReduceMean over every axis of space, keeping them, is GlobalAveragePool."""
+    for node in list(graph):
+        if node.op_type != "ReduceMean" or len(node.inputs) < 2:
+            continue
+        axes, shape = _constant(node.inputs[1]), node.inputs[0].shape if node.inputs[0] is not None else None
+        keeps = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
+        if axes is None or shape is None or not keeps:
+            continue
+        if sorted(int(a) % len(shape) for a in axes.ravel()) != list(range(2, len(shape))):
+            continue
+        pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=node.name)
+        pool.metadata_props.update(node.metadata_props)
+        pool.outputs[0].shape, pool.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        pool.outputs[0].name = node.outputs[0].name
+        ir.convenience.replace_nodes_and_values(graph, node, [node], [pool], node.outputs, pool.outputs)
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    for node in reversed(list(graph)):
+        if not any(out.uses() or out.is_graph_output() for out in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def _share_equal(graph: ir.Graph) -> None:
+    """Equal small constants (scales, zero points) are stored once."""
+    seen: dict[tuple[str, bytes], ir.Value] = {}
+    for name, value in list(graph.initializers.items()):
+        array = _constant(value)
+        if array is None or array.size > 4096:
+            continue
+        key = (f"{array.dtype}{array.shape}", array.tobytes())
+        first = seen.setdefault(key, value)
+        if first is not value:
+            value.replace_all_uses_with(first)
+            del graph.initializers[name]
+
+
+def _shorten_names(model: ir.Model) -> None:
+    """Nodes are called after the module they come from; everything the exporter noted is dropped."""
+    graph = model.graph
+    ends = {id(v) for v in (*graph.inputs, *graph.outputs)}
+    taken: dict[str, int] = {}
+    for index, node in enumerate(graph):
+        node.name = _module_of(node, taken)
+        for value in node.outputs:
+            if id(value) not in ends:
+                value.name, value.shape, value.type = f"v{index}", None, None
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+        value.doc_string = None
+    model.functions.clear()
+    model.metadata_props.clear()
+    graph.metadata_props.clear()
+    graph.doc_string = model.doc_string = None
+    graph.name = "laconic"
+
+
+def _module_of(node: ir.Node, taken: dict[str, int]) -> str:
+    scopes = node.metadata_props.get(_SCOPES, "")
+    names = [s.strip("'\" ") for s in scopes.strip("[]").split(",")] if scopes else []
+    path = names[-2] if len(names) > 1 else ""
+    path = path or node.op_type.lower()
+    count = taken.get(path, 0)
+    taken[path] = count + 1
+    return f"{path}/{count}" if count else path

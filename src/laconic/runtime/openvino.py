@@ -1,0 +1,94 @@
+"""OpenVINO on the CPU, from the ONNX file.
+
+Traps measured: on processors with bf16 it computes float layers in bf16 unless told otherwise (a legitimate candidate,
+and a trap for baselines), so the precision is always set, from the file's own note; a free batch costs 3 to 17 %, so
+the file is reshaped to the target's batch before it is compiled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from laconic.core import Array, Arrays, Facts, Target, Traits
+from laconic.errors import DeployError, MissingExtraError
+from laconic.machine import cpu_flags
+from laconic.runtime import onnx_file
+from laconic.runtime.session import Session
+
+SUFFIX = ".onnx"
+DEVICES = ("cpu",)
+
+
+def traits(target: Target) -> Traits:
+    return Traits(
+        activation="uint8",
+        weight_bits=8,
+        integer_operators=frozenset({"conv", "linear", "add", "avg_pool", "mean"}),
+        float_output=True,
+        channel_multiple=8,
+        precisions=("f32", "bf16") if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags() else ("f32",),
+    )
+
+
+def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts:
+    return onnx_file.deploy(model, example, path)
+
+
+def open_file(path: Path, target: Target) -> Session:
+    """Open ``path``; raises :class:`DeployError` if the runtime refuses it (an operator it lacks, say)."""
+    compiled = _compiled(path, target)
+    request = compiled.create_infer_request()
+    input_names = [port.get_any_name() for port in compiled.inputs]
+    output_names = [port.get_any_name() for port in compiled.outputs]
+
+    def run(inputs: Arrays) -> list[Array]:
+        results = request.infer({name: inputs[name] for name in input_names}, share_inputs=True)
+        return [np.array(results[i]) for i in range(len(output_names))]
+
+    return Session(run, input_names, output_names, batch=compiled.inputs[0].shape[0])
+
+
+def optimized_operators(path: Path, target: Target) -> dict[str, int]:
+    """How often each operator occurs in the graph that the runtime really runs, as ``type:precision``."""
+    counts: dict[str, int] = {}
+    for node in _compiled(path, target).get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        name = f"{info['layerType'].astype(str)}:{info['runtimePrecision'].astype(str)}"
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _compiled(path: Path, target: Target) -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "openvino") from error
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        shapes = {}
+        for port in model.inputs:
+            shape = port.get_partial_shape()
+            if shape[0].is_dynamic:
+                shape[0] = target.batch
+            shapes[port] = shape
+        model.reshape(shapes)
+        options = {
+            "INFERENCE_NUM_THREADS": target.threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": onnx_file.read_precision(path),
+        }
+        return core.compile_model(model, "CPU", options)
+    except Exception as error:  # openvino raises RuntimeError for whatever goes wrong
+        raise DeployError(f"OpenVINO cannot open the file: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The last line that says something: OpenVINO puts file names and line numbers first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,52 @@
+"""torch itself, on the CPU or a GPU: the file is a torch.export program.
+
+It has no integer kernels that the export keeps, so its traits offer none: quantized layers would only be simulated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from laconic import surgery
+from laconic.core import Array, Arrays, Facts, Target, Traits
+from laconic.errors import DeployError
+from laconic.runtime.export import program_of
+from laconic.runtime.session import Session
+
+SUFFIX = ".pt2"
+DEVICES = ("cpu", "cuda")
+
+
+def traits(target: Target) -> Traits:
+    return Traits()
+
+
+def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts:
+    inputs = {name: torch.as_tensor(x[:2]) for name, x in example.items()}
+    program, outputs = program_of(model, inputs)
+    names = {"inputs.txt": "\n".join(example), "outputs.txt": "\n".join(outputs)}
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files=names)
+    return {"batch": "free"}
+
+
+def open_file(path: Path, target: Target) -> Session:
+    if target.device == "cuda" and not torch.cuda.is_available():
+        raise DeployError("torch sees no CUDA device here")
+    names: dict[str, object] = {"inputs.txt": "", "outputs.txt": ""}
+    try:
+        module = torch.export.load(str(path), extra_files=names).module().to(target.device)
+    except Exception as error:  # a damaged archive raises many kinds
+        raise DeployError(f"torch cannot open the file: {str(error).splitlines()[0]}") from error
+    inputs, outputs = (str(names[f]).split("\n") for f in ("inputs.txt", "outputs.txt"))
+
+    def run(arrays: Arrays) -> list[Array]:
+        tensors = {name: torch.as_tensor(np.asarray(arrays[name])).to(target.device) for name in inputs}
+        with torch.inference_mode():
+            return [y.cpu().numpy() for y in surgery.call(module, tensors).values()]
+
+    return Session(run, inputs, outputs, batch=target.batch)
