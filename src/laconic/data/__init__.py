@@ -132,7 +132,7 @@ def _from_value(value: Any, request: Request, name: str) -> Task:
 
 
 def _find(spec: str) -> Kind:
-    if spec != "digits" and not python.matches(spec) and not Path(spec).exists():
+    if spec != "digits" and not python.matches(spec) and not (spec and Path(spec).exists()):
         raise DataError("no such data", got=repr(spec), wanted=_FORMS)
     if Path(spec).suffix in _PICKLES:
         raise npz.pickled(spec)

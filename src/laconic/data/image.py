@@ -83,7 +83,9 @@ def normalise(values: Array, preprocess: Preprocess) -> Array:
 
 def size_after(image: Image.Image, preprocess: Preprocess) -> tuple[int, int]:
     """Height and width that :func:`pixels` would give, from the picture's header alone."""
-    sideways = image.getexif().get(_ORIENTATION, 1) >= 5
+    # of a PNG without EXIF in its header Pillow would decode all pixels, to look for EXIF behind them
+    known = image.format != "PNG" or "exif" in image.info
+    sideways = known and image.getexif().get(_ORIENTATION, 1) >= 5
     width, height = reversed(image.size) if sideways else image.size
     size = _resized(width, height, preprocess)
     return size if preprocess.crop is None else _cropped(*size, preprocess.crop)

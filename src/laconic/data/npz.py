@@ -51,10 +51,11 @@ def open_source(spec: str, request: Request) -> Source:
 
 def _read(spec: str) -> dict[str, Array]:
     try:
-        with np.load(spec, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with Path(spec).open("rb") as file:  # numpy leaves a file of its own open when it cannot read it
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
                 raise DataError(f"{spec} is not an .npz file", got="one array", fix="write it with numpy.savez")
-            return {key: file[key] for key in file.files}
+            return {key: found[key] for key in found.files}
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as fault:
         if "pickle" in str(fault).lower() or "object arrays" in str(fault).lower():
             raise pickled(spec) from fault

@@ -11,6 +11,7 @@ A factory takes no arguments and returns one of these (arrays are numpy or torch
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from laconic.data.arrays import array_source
@@ -25,7 +26,7 @@ def matches(spec: str) -> bool:
 
 
 def open_source(spec: str, request: Request) -> Source:
-    return value_source(load_factory(spec, DataError), request, f"what {spec} returns")
+    return replace(value_source(load_factory(spec, DataError), request, f"what {spec} returns"), kind="python file")
 
 
 def value_source(value: Any, request: Request, where: str) -> Source:
