@@ -1,0 +1,20 @@
+"""Architectures of the field that no kept library has: the one table of their names."""
+
+from __future__ import annotations
+
+from laconic.models.zoo import cifar_resnet, digits_cnn, lenet, mobilenet_v1
+from laconic.models.zoo.entry import Entry
+
+__all__ = ["ZOO", "Entry"]
+
+ZOO: dict[str, Entry] = {
+    "lenet-300-100": lenet.LENET_300_100,
+    "lenet-5-caffe": lenet.LENET_5_CAFFE,
+    "cifar-resnet-20": cifar_resnet.entry(20),
+    "cifar-resnet-32": cifar_resnet.entry(32),
+    "cifar-resnet-56": cifar_resnet.entry(56),
+    **{f"mobilenet-v1-{w}-{r}": mobilenet_v1.entry(w, r) for w in (0.25, 0.5, 0.75, 1.0) for r in (128, 160, 192, 224)},
+    "digits-cnn-16": digits_cnn.entry(16),
+    "digits-cnn-32": digits_cnn.entry(32),
+    "digits-cnn-64": digits_cnn.entry(64),
+}
