@@ -217,16 +217,17 @@ class Goal:
         relative = max_drop is not None and max_drop.endswith("rel")
         return cls(
             minimize=minimize,  # type: ignore[arg-type]  # __post_init__ refuses other words
-            max_drop=None if max_drop is None else _percent(max_drop.removesuffix("rel"), "--max-drop"),
+            max_drop=None if max_drop is None else percent(max_drop.removesuffix("rel"), "--max-drop"),
             relative=relative,
-            confidence=_percent(confidence, "--confidence"),
+            confidence=percent(confidence, "--confidence"),
             max_latency=Limit.parse(max_latency, _UNITS_LATENCY, "5ms") if max_latency else None,
             max_size=Limit.parse(max_size, _UNITS_SIZE, "1MB") if max_size else None,
             budget=Budget.parse(budget),
         )
 
 
-def _percent(text: str, option: str) -> float:
+def percent(text: str, option: str) -> float:
+    """``1%`` -> 0.01; raises :class:`GoalError` naming ``option`` for anything else."""
     parts = _split_unit(text)
     if not parts or parts[1] != "%":
         raise GoalError(f"{option} cannot be read", got=repr(text), wanted="a percentage, for example 1% or 95%")

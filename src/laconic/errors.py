@@ -20,11 +20,22 @@ Anything else that escapes is an internal fault: the command line keeps its trac
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LaconicError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error raised on purpose; it pickles as its kind and its message."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), str(self))
+
+
+def _again(kind: type[LaconicError], message: str) -> LaconicError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    return error
 
 
 class InputError(LaconicError):

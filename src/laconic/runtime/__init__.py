@@ -1,0 +1,49 @@
+"""Where a model runs: one runtime per file, listed in :data:`RUNTIMES`, each with the same four names.
+
+``traits(target)`` says what is fast; ``deploy(model, example, path, target) -> facts`` writes the file (the only place
+that exports); ``open_file(path, target) -> Session`` opens it as a :data:`~laconic.core.Predictor`; ``SUFFIX`` and
+``DEVICES`` are the file's ending and the devices it runs on.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from laconic.core import Arrays, Facts, Target, Traits
+from laconic.errors import TargetError
+from laconic.runtime.session import Session
+
+RUNTIMES = {
+    "onnxruntime": "laconic.runtime.onnxruntime",
+    "openvino": "laconic.runtime.openvino",
+    "torch": "laconic.runtime.torch",
+}
+
+
+class Runtime(Protocol):
+    """What a runtime's file offers."""
+
+    SUFFIX: str
+    DEVICES: tuple[str, ...]
+
+    def traits(self, target: Target) -> Traits: ...
+
+    def deploy(self, model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts: ...
+
+    def open_file(self, path: Path, target: Target) -> Session: ...
+
+
+def runtime_of(target: Target) -> Runtime:
+    """The runtime that ``target`` names; raises :class:`TargetError` for an unknown one or a device it lacks."""
+    if target.runtime not in RUNTIMES:
+        raise TargetError("unknown runtime", got=repr(target.runtime), wanted=f"one of {', '.join(RUNTIMES)}")
+    runtime: Runtime = importlib.import_module(RUNTIMES[target.runtime])  # type: ignore[assignment]
+    if target.device not in runtime.DEVICES:
+        raise TargetError(
+            f"a device that {target.runtime} does not have", got=repr(target.device), wanted=" or ".join(runtime.DEVICES)
+        )
+    return runtime

@@ -34,7 +34,7 @@ class PruneChannels:
 
     def __post_init__(self) -> None:
         for name, ratio in {"ratio": self.ratio, **self.layers}.items():
-            if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
+            if not 0 <= ratio < 1:
                 raise RecipeError(f"PruneChannels of {name}", got=ratio, wanted="0 up to, not including, 1")
 
     def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:

@@ -20,11 +20,15 @@ from laconic import surgery
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """``channels`` that are kept or removed together in all ``layers`` that give them; ``name`` is the first."""
+    """``channels`` that are kept or removed together in all ``layers`` that give them; ``name`` is the first.
+
+    ``readers``: the layers that take them in, with the share of their inputs that these channels are.
+    """
 
     name: str
     channels: int
     layers: tuple[str, ...]
+    readers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Coupling:
 def coupling(model: nn.Module, example: Mapping[str, Tensor], keep: Sequence[str]) -> Coupling:
     """The prunable groups of ``model``; ``example`` has one or more samples."""
     outputs = surgery.output_layers(surgery.trace(model, example))
-    names = {layer: name for name, layer in surgery.weighted_layers(model).items()}
+    names: dict[nn.Module, str] = {layer: name for name, layer in surgery.weighted_layers(model).items()}
     inputs = next(iter(example.values())) if len(example) == 1 else dict(example)
     left_whole: dict[str, str] = {}
     try:
@@ -59,7 +63,7 @@ def coupling(model: nn.Module, example: Mapping[str, Tensor], keep: Sequence[str
         if reason:
             left_whole[first] = reason
         else:
-            groups.append(ChannelGroup(first, channels_of(model, first), layers))
+            groups.append(ChannelGroup(first, channels_of(model, first), layers, _readers(group, names)))
     return Coupling(tuple(sorted(groups, key=lambda g: list(names.values()).index(g.name))), left_whole, graph)
 
 
@@ -111,6 +115,16 @@ def _pruner_of(layer: nn.Module) -> Any:
 def _giving(group: Any) -> list[nn.Module]:
     """The modules whose output channels the group removes."""
     return [item.dep.target.module for item in group if item.dep.handler.__name__ == "prune_out_channels"]
+
+
+def _readers(group: Any, names: Mapping[nn.Module, str]) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for item in group:
+        module = item.dep.target.module
+        if module in names and item.dep.handler.__name__ == "prune_in_channels":
+            width = module.in_features if isinstance(module, nn.Linear) else module.in_channels
+            shares[names[module]] = shares.get(names[module], 0.0) + len(item.idxs) / width
+    return shares
 
 
 def _reason_to_leave(

@@ -1,0 +1,235 @@
+"""One function per command: read the options, do it, print it. Returns the exit code."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from laconic import console, doctor as doctors
+from laconic.core import Goal, JsonObject, Preprocess, Recipe, Target, Task, percent
+from laconic.errors import FolderError, InputError, RecipeError, TargetError
+from laconic.pack import package
+
+CERTIFIED, UNCERTIFIED = 0, 3
+
+
+def shrink(options: Namespace) -> int:
+    """``laconic shrink``: 0 if certified, 3 if not."""
+    from laconic.story.shrink import Wish
+    from laconic.story.shrink import shrink as run
+
+    goal = Goal.parse(
+        options.minimize,
+        options.max_drop,
+        options.confidence,
+        options.max_latency,
+        options.max_size,
+        options.budget,
+    )
+    target = Target.parse(options.target) if options.target else Target("onnxruntime")
+    recipe = _recipe(options.recipe) if options.recipe else None
+    if goal.budget.trials == 0 and recipe is None:
+        raise InputError("--budget 0 without --recipe leaves nothing to do", fix="give a budget or a recipe")
+    load = partial(load_both, options.model, _data_of(options), trainable=not options.no_train, seed=options.seed)
+    with console.ConsoleReporter(goal) as reporter:
+        wish = Wish(
+            goal,
+            target,
+            options.out,
+            keep=tuple(options.keep),
+            seed=options.seed,
+            recipe=recipe,
+            expect_score=percent(options.expect_score, "--expect-score") if options.expect_score else None,
+            reporter=reporter,
+        )
+        result = run(load, wish)
+    return _print_result(result, options.json)
+
+
+def _print_result(result: Any, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(result.summary))
+    else:
+        console.print_result(result.summary, result.package.manifest)
+    return CERTIFIED if result.certified else UNCERTIFIED
+
+
+def load_both(model: str, data: JsonObject, progress: Any, *, trainable: bool, seed: int) -> tuple[Any, Task]:
+    """The model and its task, in the worker process. Pre-processing is what the user states, else the model's own."""
+    from laconic.data import load as load_task
+    from laconic.data import read_yaml
+    from laconic.models import load as load_model
+
+    loaded = load_model(model)
+    preprocess = read_yaml(Path(data["preprocess"])) if data["preprocess"] else loaded.preprocess
+    progress("reading the data", 0.0)
+    task = load_task(
+        data["spec"],
+        preprocess=preprocess,
+        trainable=trainable,
+        seed=seed,
+        max_corrupt=data["max_corrupt"],
+        input_shape=loaded.input_shape,
+    )
+    return loaded, task
+
+
+def load_for(data: JsonObject, package_: package.Package) -> Task:
+    """The task for a package: split as when it was made, with its own pre-processing unless the user states one."""
+    from laconic.data import load as load_task
+    from laconic.data import read_yaml
+
+    stated = package_.manifest
+    return load_task(
+        data["spec"],
+        preprocess=read_yaml(Path(data["preprocess"])) if data["preprocess"] else package_.preprocess,
+        trainable=stated["trainable"],
+        seed=stated["seed"],
+        max_corrupt=data["max_corrupt"],
+        input_shape=tuple(stated["input_shape"]),
+    )
+
+
+def _data_of(options: Namespace) -> JsonObject:
+    return {
+        "spec": options.data,
+        "preprocess": str(options.preprocess) if options.preprocess else None,
+        "max_corrupt": percent(options.max_corrupt, "--max-corrupt"),
+    }
+
+
+def _recipe(path: Path) -> Recipe:
+    from laconic.steps import STEPS
+
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"the recipe {path} cannot be read: {error}") from error
+    return Recipe.parse(rows, STEPS)
+
+
+def eval(options: Namespace) -> int:  # noqa: A001 - named after its command
+    """``laconic eval``: score, time and re-certify a package, or score and time a model."""
+    from laconic.story import judge
+
+    data = _data_of(options)
+    subject = Path(options.subject)
+    if (subject / package.MANIFEST).is_file():
+        limit = percent(options.max_drop, "--max-drop") if options.max_drop else None
+        confidence = percent(options.confidence, "--confidence")
+        found = judge.package(package.read(subject), partial(load_for, data), options.target, limit, confidence)
+    elif subject.is_dir():
+        raise FolderError("not a package", got=str(subject), wanted=f"a folder with {package.MANIFEST}")
+    else:
+        load = partial(load_both, options.subject, data, progress=lambda text, f: None, trainable=False, seed=0)
+        found = judge.model(load, Target.parse(options.target or "onnxruntime"))
+    if options.json:
+        print(json.dumps(found))
+    else:
+        judge.print_found(found)
+    failed = found.get("certificate") is not None and not found["certificate"]["passed"]
+    return UNCERTIFIED if failed else CERTIFIED
+
+
+def run(options: Namespace) -> int:
+    """``laconic run``: labels with scores for pictures, outputs for arrays."""
+    from laconic.story.apply import predictions
+
+    rows = list(predictions(package.read(options.package), options.inputs, options.top))
+    if options.json:
+        print(json.dumps({"predictions": rows}))
+        return 0
+    cells = [[row["input"], *(f"{p['label']} {p['score']:.1%}" for p in row["labels"])] for row in rows]
+    console.table("", ["input", *[f"{i + 1}." for i in range(max(len(c) for c in cells) - 1)]], cells)
+    return 0
+
+
+def profile(options: Namespace) -> int:
+    """``laconic profile``: what a model costs, per layer."""
+    import torch
+
+    from laconic.models import load as load_model
+    from laconic.profile import profile as count
+
+    loaded = load_model(options.model)
+    shape = _shape(options.input) if options.input else loaded.input_shape
+    if shape is None:
+        raise InputError("this model does not say what its input is", fix="give --input, for example --input 3x224x224")
+    found = count(loaded.module, torch.zeros(1, *shape)).to_json()
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    rows = [
+        [row["name"], row["type"], console.count(row["params"]), console.count(row["macs"])]
+        for row in found["layers"]
+        if row["params"] or row["macs"]
+    ]
+    console.table(options.model, ["layer", "type", "parameters", "MACs"], rows)
+    activations, weights = console.size(found["activations_bytes"]), console.size(found["size_bytes"])
+    console.say(f"{console.count(found['params'])} parameters ({weights}), {console.count(found['macs'])} MACs")
+    console.say(f"{activations} of activations written per sample, at batch 1 in float32")
+    if found["unsupported"]:
+        console.say(f"not counted: {', '.join(f'{name} x{n}' for name, n in found['unsupported'].items())}")
+    return 0
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.lower().split("x")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise InputError("--input cannot be read", got=repr(text), wanted="sizes joined by x, without the batch: 3x224x224")
+    return tuple(int(part) for part in parts)
+
+
+def export(options: Namespace) -> int:
+    """``laconic export``: the package's file for a target that can read it, after it was seen to give the same there."""
+    from laconic.story.apply import exported
+
+    found = exported(package.read(options.package), Target.parse(options.target), options.out)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        console.say(f"wrote {found['file']} ({console.size(found['bytes'])}) for {found['target']}")
+        console.say(f"its outputs there differ by {found['difference']:.1e} from those on {found['certified_on']}")
+    return 0
+
+
+def explain(options: Namespace) -> int:
+    """``laconic explain``: the report in the terminal, and in a browser where there is one."""
+    import sys
+    import webbrowser
+
+    from laconic.report import print_report
+
+    found = package.read(options.package)
+    if options.json:
+        print(json.dumps(found.manifest))
+        return 0
+    print_report(found.manifest)
+    path = (found.folder / package.REPORT).resolve()
+    console.say(f"report: {path}")
+    if sys.stdout.isatty():
+        webbrowser.open(path.as_uri())
+    return 0
+
+
+def doctor(options: Namespace) -> int:
+    """``laconic doctor``: what is here."""
+    found = doctors.examine()
+    if options.json:
+        print(json.dumps(found))
+    else:
+        doctors.print_found(found)
+    return 0
+
+
+def demo(options: Namespace) -> int:
+    """``laconic demo``: train the smallest network that reads digits, then shrink it."""
+    from laconic.story import demo as demos
+
+    result = demos.run(options.out)
+    return _print_result(result, options.json)

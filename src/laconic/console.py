@@ -1,0 +1,153 @@
+"""What people see while they wait, on standard error, and the tables they get, on standard output."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from laconic.core import Goal, JsonObject, Trial
+from laconic.story.reporter import Reporter
+
+
+class ConsoleReporter(Reporter):
+    """A line that moves (what is being tried, the best so far, the time left) above lines that stay (what was found).
+
+    On a standard error that is no terminal only the lines that stay are written.
+    """
+
+    def __init__(self, goal: Goal) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._goal, self._began = goal, time.monotonic()
+        self._trying, self._best, self._count = "starting", "", 0
+        self._seen: set[str] = set()
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[rest]}"))
+        self._progress = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
+        self._task = self._progress.add_task("starting", total=1.0, rest="")
+
+    def __enter__(self) -> ConsoleReporter:
+        if self.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        self._print(f"[cyan]{escape(text)}[/]")
+
+    def preflight(self, described: JsonObject, baseline: Trial, words: Sequence[str]) -> None:
+        n, m = described["splits"], baseline.measurements
+        self._print(f"[bold]{escape(described['model']['source'])}[/] on {escape(str(baseline.target))}")
+        if described["model"]["note"]:
+            self._print(f"  [yellow]{escape(described['model']['note'])}[/]")
+        counts = f"{n['train']} train, {n['search']} search, {n['holdout']} holdout"
+        self._print(f"  {described['metric']['name']} {m['score'].value:.2%} on search ({counts})")
+        self._print(f"  {size(m['file_bytes'].value)}, {m['baseline_latency'].value:.3g} ms, {count(m['macs'].value)} MACs")
+        for line in words:
+            self._print(f"  {escape(line)}")
+
+    def trying(self, text: str) -> None:
+        self._trying = text
+        self.progress(text, 0.0)
+
+    def tried(self, trial: Trial) -> None:
+        if trial.key in self._seen or not trial.recipe.steps:
+            return
+        self._seen.add(trial.key)
+        self._count += 1
+        self._print(f"{self._count:>3}  {escape(_found(trial))}  [dim]{escape(str(trial.recipe))}[/]")
+
+    def progress(self, text: str, fraction: float) -> None:
+        left = ""
+        if self._goal.budget.seconds is not None:
+            seconds = max(0.0, self._goal.budget.seconds - (time.monotonic() - self._began))
+            left = f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
+        elif self._goal.budget.trials is not None:
+            left = f"{max(0, self._goal.budget.trials - self._count)} trials left"
+        self._progress.update(self._task, description=escape(text[:50]), completed=fraction, rest=left)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=not self.console.is_terminal, overflow="ellipsis", no_wrap=True)
+
+
+def _found(trial: Trial) -> str:
+    """A trial in one short line of fixed columns."""
+    if trial.error is not None:
+        return f"failed: {trial.error[:60]}"
+    m = trial.measurements
+    if "drop" not in m:
+        return f"{'rejected early':<34}"
+    speed = f"{m['speedup'].value:5.2f}x" if "speedup" in m else "      "
+    noisy = " (noisy)" if trial.rejected else ""
+    return f"{size(m['file_bytes'].value):>9} {speed} drop {m['drop'].value:+6.2%}{noisy}"
+
+
+def size(value: float) -> str:
+    """Bytes for people, in powers of ten."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def count(value: float) -> str:
+    """A count for people: 2.29 M."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output, as wide as the terminal at the most."""
+    drawn = Table(*columns, title=title or None, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*(escape(cell) for cell in row))
+    Console(highlight=False).print(drawn)
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    Console(highlight=False, soft_wrap=True).print(escape(text))
+
+
+def print_result(summary: JsonObject, dossier: JsonObject) -> None:
+    """The end of ``shrink``: before and after, the certificate in words, where the package is."""
+    before, after, ratio = summary["baseline"], summary["best"], summary["ratio"]
+    speed = ratio["latency"]
+    rows = [
+        [dossier["metric"]["name"], f"{before['score']:.2%}", f"{after['score']:.2%}", ""],
+        ["file", size(before["file_bytes"]), size(after["file_bytes"]), f"{ratio['size']:.2f}x smaller"],
+        ["latency", f"{before['latency_ms']:.3g} ms", f"{after['latency_ms']:.3g} ms", _interval(speed)],
+        ["MACs", count(before["macs"]), count(after["macs"]), ""],
+        ["parameters", count(before["params"]), count(after["params"]), ""],
+    ]
+    table("", ["", "original", "laconic", ""], rows)
+    say(in_words(dossier))
+    say(f"package: {summary['package']} (report.html, recipe.yaml)")
+
+
+def _interval(speed: JsonObject) -> str:
+    return f"{speed['value']:.2f}x faster ({speed['low']:.2f} to {speed['high']:.2f})"
+
+
+def in_words(dossier: JsonObject) -> str:
+    """The certificate as a sentence."""
+    found: Any = dossier["certificate"]
+    if found is None:
+        return "not certified yet: the search was still running when this was written"
+    what = {"top1": "top-1 accuracy", "agreement": "agreement with the original"}.get(found["metric"], found["metric"])
+    measured = f"{what} fell by {found['drop']:.2%} on {found['n']} held-out samples"
+    bound = f"at {found['confidence']:.0%} confidence by at most {found['bound']:.2%}"
+    if dossier["status"] != "certified":
+        return f"NOT CERTIFIED: {measured}; {bound}, and {found['max_drop']:.2%} is allowed"
+    again = "" if found["independent"] else f" (this holdout was opened {found['opening']} times: not independent)"
+    return f"certified: {measured}; {bound}, {found['max_drop']:.2%} being allowed{again}"

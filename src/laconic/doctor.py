@@ -1,0 +1,85 @@
+"""What is installed, what each missing extra would give, every step with its settings, what the processor can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import MISSING, fields
+from typing import Any
+
+from laconic import __version__, console, machine
+from laconic.core import JsonObject
+
+EXTRAS = {
+    "openvino": ("openvino", "the target openvino:cpu; fastest on Intel processors, bf16"),
+    "torchvision": ("torchvision", "models as torchvision:NAME"),
+    "timm": ("timm", "models as timm:NAME"),
+    "parquet": ("pyarrow", "data sets in .parquet files"),
+}
+"""Extra -> (distribution, what it gives)."""
+
+CORE = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy", "scipy", "scikit-learn")
+
+
+def examine() -> JsonObject:
+    """Everything that ``laconic doctor`` tells, as JSON."""
+    from laconic.core import Target
+    from laconic.runtime import RUNTIMES, runtime_of
+    from laconic.steps import STEPS
+
+    targets = {}
+    for name in RUNTIMES:
+        runtime = runtime_of(Target(name))
+        traits = runtime.traits(Target(name))
+        targets[name] = {
+            "devices": list(runtime.DEVICES),
+            "integer_operators": sorted(traits.integer_operators),
+            "weight_bits": traits.weight_bits,
+            "precisions": list(traits.precisions),
+        }
+    return {
+        "laconic": __version__,
+        "machine": machine.describe(),
+        "features": {flag: flag in machine.cpu_flags() for flag in machine.FEATURES},
+        "installed": {name: _version(name) for name in CORE},
+        "extras": {
+            extra: {"version": _version(distribution), "gives": gives} for extra, (distribution, gives) in EXTRAS.items()
+        },
+        "targets": targets,
+        "steps": {name: _settings(step) for name, step in STEPS.items()},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _settings(step: Any) -> dict[str, Any]:
+    return {
+        f.name: f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else None
+        for f in fields(step)
+    }
+
+
+def print_found(found: JsonObject) -> None:
+    """The same for people."""
+    here = found["machine"]
+    console.say(f"laconic {found['laconic']}, Python {here['python']}, {here['system']} {here['architecture']}")
+    console.say(f"{here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB")
+    features = [[machine.FEATURES[flag], "yes" if has else "-"] for flag, has in found["features"].items()]
+    console.table("processor", ["feature", ""], features)
+    libraries = [[name, version or "MISSING", "needed"] for name, version in found["installed"].items()]
+    for extra, row in found["extras"].items():
+        state = row["version"] or f"pip install 'laconic[{extra}]'"
+        libraries.append([extra, state, row["gives"]])
+    console.table("libraries", ["name", "version", "gives"], libraries)
+    targets = [
+        [f"{name}:{'|'.join(t['devices'])}", f"INT8 ({t['weight_bits']} bit weights)" if t["integer_operators"] else "-",
+         ", ".join(t["precisions"])]
+        for name, t in found["targets"].items()
+    ]  # fmt: skip
+    console.table("targets", ["target", "integers", "floats"], targets)
+    steps = [[name, ", ".join(f"{k}={v!r}" for k, v in settings.items())] for name, settings in found["steps"].items()]
+    console.table("steps", ["step", "settings and their defaults"], steps)

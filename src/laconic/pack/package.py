@@ -1,0 +1,111 @@
+"""The folder that ``shrink`` returns: what is in it, how it is written so that it is whole at every moment, and read.
+
+    model.onnx      the deployable file (its ending is the runtime's)
+    baseline.onnx   the original on the same runtime: ``eval`` times and re-certifies against it
+    manifest.json   what was done and found: recipe, facts, hashes, pre-processing, labels, certificate, machine
+    recipe.yaml     the recipe alone, to be replayed
+    report.html     for people
+    ledger.jsonl    every trial
+
+Each file is written under another name and then renamed; the manifest last, since it names the others' hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from laconic.core import JsonObject, Preprocess, Target
+from laconic.errors import FolderError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+LEDGER = "ledger.jsonl"
+REPORT = "report.html"
+RECIPE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that was read: its folder and its manifest."""
+
+    folder: Path
+    manifest: JsonObject
+
+    @property
+    def model_path(self) -> Path:
+        return self.folder / str(self.manifest["file"]["name"])
+
+    @property
+    def baseline_path(self) -> Path:
+        return self.folder / str(self.manifest["baseline"]["file"]["name"])
+
+    @property
+    def target(self) -> Target:
+        return Target.parse(self.manifest["target"])
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.manifest["labels"])
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        stated = self.manifest["preprocess"]
+        return Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}) if stated else None
+
+
+def write(folder: Path, manifest: JsonObject, model: Path, baseline: Path, report: str) -> Package:
+    """Write the package's files into ``folder``; ``manifest`` gets the names, sizes and hashes of its two models."""
+    manifest = dict(manifest, schema=SCHEMA)
+    manifest["file"] = _copied(model, folder / f"model{model.suffix}")
+    manifest["baseline"] = dict(manifest["baseline"], file=_copied(baseline, folder / f"baseline{baseline.suffix}"))
+    _replace(folder / RECIPE, yaml.safe_dump(manifest["recipe"], sort_keys=False))
+    _replace(folder / REPORT, report)
+    _replace(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+    return Package(folder, manifest)
+
+
+def read(folder: Path) -> Package:
+    """Read a package; raises :class:`FolderError` if ``folder`` is none, or if its model is not the one it names."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FolderError("not a package", got=str(folder), wanted=f"a folder with {MANIFEST}", fix="name shrink's --out")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        schema = manifest["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{path} cannot be read: {error}", fix="run shrink again with this --out") from error
+    if schema > SCHEMA:
+        raise FolderError(f"{path} was written by a newer laconic", got=f"schema {schema}", wanted=f"at most {SCHEMA}")
+    package = Package(folder, manifest)
+    for path, stated in ((package.model_path, manifest["file"]), (package.baseline_path, manifest["baseline"]["file"])):
+        if not path.is_file():
+            raise FolderError(f"the package lacks {path.name}", fix="run shrink again with this --out")
+        if sha256(path) != stated["sha256"]:
+            raise FolderError(f"{path} is not the file that was certified: its hash differs from the manifest's")
+    return package
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _copied(source: Path, destination: Path) -> JsonObject:
+    part = destination.with_name(f"part-{destination.name}")
+    shutil.copyfile(source, part)
+    os.replace(part, destination)
+    return {"name": destination.name, "bytes": destination.stat().st_size, "sha256": sha256(destination)}
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(f"part-{path.name}")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,68 @@
+"""Where a deployed ONNX file begins to differ from the eager model that it was made from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from laconic import surgery
+from laconic.core import Array, Arrays, Predictor
+
+
+def relative_error(found: Array, wanted: Array) -> float:
+    """||found - wanted|| / ||wanted||, infinite where ``found`` is not finite."""
+    if found.shape != wanted.shape or not np.isfinite(found).all():
+        return float("inf")
+    scale = float(np.linalg.norm(wanted)) or 1.0
+    return float(np.linalg.norm(found.astype(np.float64) - wanted)) / scale
+
+
+def first_difference(
+    model: nn.Module, path: Path, example: Arrays, tolerance: float, open_file: Callable[[Path], Predictor]
+) -> str | None:
+    """The first layer whose output differs by more than ``tolerance``, or None where no single layer does.
+
+    ``open_file`` opens a copy of the file that gives the layers' outputs too, in the runtime that is to be judged.
+    """
+    wanted = _layer_outputs(model, example)
+    proto = onnx.load(path)
+    nodes = {node.name.split("/")[0]: node.output[0] for node in proto.graph.node if node.op_type in _LAYERS}
+    layers = [name for name in wanted if name in nodes]
+    for name in layers:
+        proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(nodes[name]))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "layers.onnx"
+        onnx.save(proto, copy)
+        found = open_file(copy)(example)
+    for name in layers:
+        error = relative_error(found[nodes[name]], wanted[name])
+        if error > tolerance:
+            return f"{name} (relative error {error:.2g})"
+    return None
+
+
+_LAYERS = frozenset({"Conv", "Gemm", "MatMul", "Add"})  # the Add is a bias: it carries its layer's name
+
+
+@torch.no_grad()
+def _layer_outputs(model: nn.Module, example: Arrays) -> dict[str, Array]:
+    """What each convolution and linear layer gives, in the order in which they run."""
+    outputs: dict[str, Array] = {}
+    layers = surgery.weighted_layers(model)
+
+    def handler(key: str, module: str, func: Any, args: Any, kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
+        if module in layers and ("/conv" in key or "/linear" in key):
+            outputs.setdefault(module, result.numpy())
+        return result
+
+    with surgery.watched(model, handler):
+        surgery.call(model, {name: torch.as_tensor(x) for name, x in example.items()})
+    return outputs

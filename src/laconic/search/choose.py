@@ -1,0 +1,87 @@
+"""Which of some trials is best, and which are worth showing to the holdout: pure functions of trials.
+
+Latencies within 3 % and sizes within 1 % are ties. Of equal trials the smaller file wins, then the recipe's hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from laconic.core import Goal, Trial
+
+TIES = {"latency": 0.03, "size": 0.01, "macs": 0.01}
+FRONT = 8
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A goal beside the original's trial; ``max_drop`` is the floor in the metric's own unit."""
+
+    goal: Goal
+    max_drop: float
+    baseline: Trial
+
+    def cost(self, trial: Trial) -> float:
+        """What is minimised, over the original's: latency (paired), bytes, or MACs."""
+        if self.goal.minimize == "latency":
+            return 1 / trial.measurements["speedup"].value
+        name = {"size": "file_bytes", "macs": "macs"}[self.goal.minimize]
+        return trial.measurements[name].value / self.baseline.measurements[name].value
+
+    def eligible(self, trial: Trial) -> bool:
+        """Whether a trial may win at all: it was measured to the end, without noise, keeps the limits, and is an
+        improvement on the original."""
+        if trial.error or trial.rejected or "speedup" not in trial.measurements:
+            return False
+        return self.within_limits(trial) and self.cost(trial) < 1
+
+    def within_limits(self, trial: Trial) -> bool:
+        """Whether a trial keeps the latency and the size that the user allows."""
+        mine, original = trial.measurements, self.baseline.measurements
+        limits = (("latency", "baseline_latency", self.goal.max_latency), ("file_bytes", "file_bytes", self.goal.max_size))
+        return all(
+            limit is None or mine[name].value <= limit.against(original[reference].value)
+            for name, reference, limit in limits
+        )
+
+    def passes(self, trial: Trial) -> bool:
+        """Whether the holdout would certify the trial if it looked like search."""
+        return self.eligible(trial) and trial.measurements["expected_bound"].value <= self.max_drop
+
+    def best(self, trials: Sequence[Trial]) -> Trial | None:
+        """The cheapest trial; among ties the smallest file, then the recipe's hash."""
+        if not trials:
+            return None
+        least = min(self.cost(t) for t in trials)
+        tied = [t for t in trials if self.cost(t) <= least * (1 + TIES[self.goal.minimize])]
+        return min(tied, key=lambda t: (t.measurements["file_bytes"].value, t.recipe.key))
+
+    def improves(self, trial: Trial, on: Trial | None) -> bool:
+        """Whether ``trial`` is better than ``on`` by more than a tie, or tied and smaller by more than a tie."""
+        if on is None:
+            return True
+        tie = TIES[self.goal.minimize]
+        ratio = self.cost(trial) / self.cost(on)
+        if abs(ratio - 1) > tie:
+            return ratio < 1
+        size = trial.measurements["file_bytes"].value / on.measurements["file_bytes"].value
+        return size < 1 - TIES["size"]
+
+    def front(self, trials: Sequence[Trial]) -> list[Trial]:
+        """At most eight trials for the holdout, safest first: the ones that no other both undercuts and outsafes.
+
+        Of a longer front the cheapest that pass on search are kept.
+        """
+
+        def p(trial: Trial) -> float:
+            return trial.measurements["p_search"].value
+
+        able = sorted((t for t in trials if self.eligible(t)), key=lambda t: (p(t), self.cost(t), t.recipe.key))
+        front: list[Trial] = []
+        for trial in able:  # from the safest to the least safe: each must be cheaper than all before it
+            if not front or self.cost(trial) < min(self.cost(t) for t in front):
+                front.append(trial)
+        passing = [t for t in front if self.passes(t)]
+        hopeful = [t for t in front if not self.passes(t)]
+        return (passing[-FRONT:] + hopeful)[:FRONT]

@@ -1,0 +1,228 @@
+"""Which recipe to try next: a plain story, told again from the beginning at every resume.
+
+The policy sees nothing but what ``evaluate`` and ``probe`` return, and draws no random numbers. Finished rows of the
+ledger are returned at once, so the same ledger leads to the same next recipe: the policy is a pure function of ledger
+and seed. ``evaluate`` raises :class:`BudgetSpentError` when the budget has ended, wherever the story then is.
+
+The story: integers first (a valid package within the first minute); then channels are removed by an allocation that
+lowers the cost until the floor is missed, and a bisection between the last that passed and the first that failed; then
+single notches around the best; then the same with twice the training, for as long as the budget lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from laconic.core import Goal, Recipe, Step, Trial
+from laconic.search.allocate import Damage, allocate
+from laconic.search.choose import Judge
+from laconic.search.space import KEEPS, PROBED, Space
+
+RANGES = ("mse", "percentile", "minmax")
+_LEAST_COST = 0.01
+_BISECTIONS = 4
+_CLOSE = 1.06
+_EFFORTS = (1.0, 2.0, 4.0)
+_TRIALS_PER_BUDGET = 12
+_TRAINING_S = 30.0  # a trial's training where the budget is counted in trials
+_LONGEST_EPOCHS = 20.0
+
+Tail = tuple[Step, ...]
+
+
+class BudgetSpentError(Exception):
+    """The budget has ended; what was found until then stands."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the policy works with. ``steps`` maps names to step classes; ``evaluate(recipe)`` gives a trial (from the
+    ledger if it is there); ``probe(recipe)`` gives a damage, or None where the recipe fails;
+    ``seconds_per_sample()`` is the price of training."""
+
+    steps: Mapping[str, Callable[..., Step]]
+    evaluate: Callable[[Recipe], Trial]
+    probe: Callable[[Recipe], float | None]
+    seconds_per_sample: Callable[[], float]
+
+
+class Policy:
+    """One search. ``run`` returns when there is nothing left to try; ``trials`` are all that were made, in order."""
+
+    def __init__(self, space: Space, goal: Goal, judge: Judge, tools: Tools) -> None:
+        self.space, self.goal, self.judge, self.tools = space, goal, judge, tools
+        self.trials: list[Trial] = []
+
+    def run(self) -> None:
+        """Tell the story to its end, or until the budget has ended."""
+        self._try()
+        tail = self._tail()
+        if not self.space.groups:
+            return self._refine()
+        damage, level = self._damage(), 1.0
+        for effort in _EFFORTS if self.space.trainable else _EFFORTS[:1]:
+            level = self._remove_channels(damage, tail, level, effort)
+            self._refine()
+        return None
+
+    # --------------------------------------------------------------------------------------------------------- trying
+
+    def _try(self, *steps: Step) -> Trial:
+        trial = self.tools.evaluate(Recipe(steps))
+        self.trials.append(trial)
+        return trial
+
+    @property
+    def best(self) -> Trial | None:
+        """The best trial so far that passes on search."""
+        return self.judge.best([t for t in self.trials if self.judge.passes(t)])
+
+    def _step(self, name: str, **settings: object) -> Step:
+        return self.tools.steps[name](**settings)
+
+    # ------------------------------------------------------------------------------------- integers and shorter floats
+
+    def _tail(self) -> Tail:
+        """The steps that end a recipe: quantization in its best form, a shorter float, or nothing."""
+        tried: list[tuple[Trial, Tail]] = []
+        if self.space.integer:
+            tried += self._quantized()
+        for precision in self.space.precisions[1:]:
+            tail = (self._step("Cast", precision=precision),)
+            tried.append((self._try(*tail), tail))
+        best = self.judge.best([trial for trial, _ in tried if self.judge.passes(trial)])
+        return next((tail for trial, tail in tried if trial is best), ())
+
+    def _quantized(self) -> list[tuple[Trial, Tail]]:
+        tried: list[tuple[Trial, Tail]] = []
+        for ranges in RANGES:
+            tail: Tail = (self._step("Quantize", ranges=ranges),)
+            tried.append((self._try(*tail), tail))
+        working = [(trial, tail) for trial, tail in tried if not trial.error]
+        if not working or any(self.judge.passes(trial) for trial, _ in working):
+            return working
+        _, least = min(working, key=lambda pair: pair[0].measurements["drop"].value)
+        if self.space.trainable:
+            tail = (*least, self._step("FineTune", epochs=self._epochs(1.0), lr=1e-4))
+            working.append((self._try(*tail), tail))
+            if self.judge.passes(working[-1][0]):
+                return working
+        return working + list(self._partly_quantized(least[0]))
+
+    def _partly_quantized(self, step: Step) -> Iterator[tuple[Trial, Tail]]:
+        """Leave the layers in float that hurt most when they alone are quantized: one, two, four, ... of them."""
+        names = [layer.name for layer in self.space.layers]
+        damages = {n: self.tools.probe(Recipe((_with(step, exclude=tuple(m for m in names if m != n)),))) for n in names}
+        order = sorted(names, key=lambda name: -(damages[name] or 0.0))
+        count = 1
+        while count < len(names):
+            tail = (_with(step, exclude=tuple(order[:count])),)
+            trial = self._try(*tail)
+            yield trial, tail
+            if self.judge.passes(trial):
+                return
+            count *= 2
+
+    # ------------------------------------------------------------------------------------------------------- channels
+
+    def _damage(self) -> Damage:
+        ratios = PROBED if self.space.trainable else PROBED[:1]
+        probes: dict[str, dict[float, float]] = {}
+        for group in self.space.groups:
+            found = {r: self.tools.probe(Recipe((self._step("PruneChannels", layers={group: r}),))) for r in ratios}
+            probes[group] = {r: 1.0 if damage is None else damage for r, damage in found.items()}
+        return Damage(probes)
+
+    def _remove_channels(self, damage: Damage, tail: Tail, passed: float, effort: float) -> float:
+        """Lower the cost from ``passed`` while the floor holds, then bisect (in the logarithm) between pass and
+        failure; returns the lowest cost that passed."""
+        stride = 0.5 if self.space.trainable else 0.9
+        failed, level = 0.0, passed * (stride if effort == 1 else stride**0.5)
+        while level >= _LEAST_COST and not failed:
+            if self._passes_at(level, damage, tail, effort):
+                passed, level = level, level * stride
+            else:
+                failed = level
+        for _ in range(_BISECTIONS):
+            if not failed or passed / failed < _CLOSE:
+                break
+            level = (passed * failed) ** 0.5
+            if self._passes_at(level, damage, tail, effort):
+                passed = level
+            else:
+                failed = level
+        return passed
+
+    def _passes_at(self, level: float, damage: Damage, tail: Tail, effort: float) -> bool:
+        notches = allocate(self.space, damage, level, self.goal.minimize)
+        steps = [self._pruning(notches)]
+        if self.space.trainable:
+            steps.append(self._step("FineTune", epochs=self._epochs(effort)))
+        return self.judge.passes(self._try(*steps, *tail))
+
+    def _pruning(self, notches: Mapping[str, int]) -> Step:
+        ratios = {group: round(1 - KEEPS[notch], 5) for group, notch in notches.items() if notch}
+        return self._step("PruneChannels", layers=ratios)
+
+    def _epochs(self, effort: float) -> float:
+        """So many epochs that a trial takes its share of the budget, to two digits."""
+        seconds = self.goal.budget.seconds
+        allowance = effort * (seconds / _TRIALS_PER_BUDGET if seconds is not None else _TRAINING_S)
+        epochs = allowance / max(self.tools.seconds_per_sample() * self.space.n_train, 1e-9)
+        return float(f"{min(epochs, _LONGEST_EPOCHS * effort):.2g}")
+
+    # ----------------------------------------------------------------------------------------------------- refinement
+
+    def _refine(self) -> None:
+        """Try every single notch around the best; where one is better, begin again around that; end when none is."""
+        centre = self.best
+        while centre is not None:
+            for neighbour in neighbours(centre.recipe, self.space, self.goal, self.tools.steps):
+                trial = self._try(*neighbour.steps)
+                if self.judge.passes(trial) and self.judge.improves(trial, centre):
+                    break
+            centre, before = self.best, centre
+            if centre is None or centre.recipe.key == before.recipe.key:
+                return
+
+
+def neighbours(
+    recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]
+) -> Iterator[Recipe]:
+    """The recipes a single notch from this one that may be better, the most promising first: one group with fewer
+    channels, one layer fewer in float, other ranges."""
+    for i, step in enumerate(recipe.steps):
+        rest = recipe.steps[:i], recipe.steps[i + 1 :]
+        for changed in _moves(step, space, goal, steps):
+            yield Recipe((*rest[0], changed, *rest[1]))
+
+
+def _moves(step: Step, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Step]:
+    settings: Any = step
+    if type(step).__name__ == "PruneChannels":
+        notches = {group: _notch(settings.layers.get(group, settings.ratio)) for group in space.groups}
+        for group in _by_saving(notches, space, goal):
+            layers = dict(settings.layers) | {group: round(1 - KEEPS[notches[group] + 1], 5)}
+            yield _with(step, layers=layers)
+    elif type(step).__name__ == "Quantize":
+        for name in settings.exclude:
+            yield _with(step, exclude=tuple(n for n in settings.exclude if n != name))
+        for ranges in RANGES:
+            if ranges != settings.ranges:
+                yield _with(step, ranges=ranges)
+
+
+def _notch(ratio: float) -> int:
+    return min(range(len(KEEPS)), key=lambda i: abs(KEEPS[i] - (1 - ratio)))
+
+
+def _by_saving(notches: Mapping[str, int], space: Space, goal: Goal) -> Sequence[str]:
+    """The groups that can go one notch further, the one that saves most first."""
+    able = [group for group in space.groups if notches[group] + 1 < len(KEEPS)]
+    return sorted(able, key=lambda g: (space.cost(dict(notches) | {g: notches[g] + 1}, goal.minimize), g))
+
+
+def _with(step: Step, **settings: object) -> Step:
+    return replace(step, **settings)  # type: ignore[type-var, no-any-return]

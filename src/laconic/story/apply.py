@@ -1,0 +1,98 @@
+"""A finished package at work: labels for pictures, and its file written for another target."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from laconic.core import JsonObject, Target
+from laconic.data import apply as preprocessed
+from laconic.errors import DataError, TargetError
+from laconic.pack.package import Package
+from laconic.runtime import runtime_of
+from laconic.runtime.difference import relative_error
+
+_ROUNDING = 2e-2
+"""Two runtimes round the same integers differently; more than this is another answer."""
+
+
+def predictions(package: Package, inputs: Sequence[Path], top: int) -> Iterator[JsonObject]:
+    """Per input its name and its ``top`` labels with scores (softmax of the output); read and run one by one."""
+    if top < 1:
+        raise DataError("--top is too small", got=top, wanted="at least 1")
+    for path in inputs:  # nothing is run before every input is known to be there
+        if not path.is_file():
+            raise DataError("no such input", got=str(path), wanted="a picture or a .npy file")
+    session = runtime_of(package.target).open_file(package.model_path, package.target)
+    for path in inputs:
+        batch = _array(package, path)
+        output = next(iter(session({"input": batch}).values()))
+        if output.ndim != 2:
+            raise DataError("outputs that are not classes", got=f"shape {output.shape}", wanted="(n, classes)")
+        for i, logits in enumerate(output.astype(np.float64)):
+            name = str(path) if len(output) == 1 else f"{path}[{i}]"
+            yield {"input": name, "labels": _labels(package, logits, top)}
+
+
+def _array(package: Package, path: Path) -> Any:
+    """A batch ready for the model: from a picture, or from an array of one sample or several."""
+    if path.suffix == ".npy":
+        x = np.load(path, allow_pickle=False)
+        shape = package.manifest["input_shape"]
+        if list(x.shape) == shape:
+            x = x[None]
+        if list(x.shape[1:]) != shape:
+            raise DataError(f"{path} does not fit the model", got=x.shape, wanted=f"{shape}, or several of them")
+        return x.astype(np.float32)
+    stated = package.preprocess
+    if stated is None:
+        raise DataError("this package does not say how pictures are prepared", fix="give .npy arrays ready for the model")
+    try:
+        with Image.open(path) as picture:
+            return preprocessed(picture, stated)[None]
+    except (OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a picture that can be read: {error}") from error
+
+
+def _labels(package: Package, logits: Any, top: int) -> list[JsonObject]:
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    names = package.labels
+    best = np.argsort(-shares, kind="stable")[:top]
+    return [{"label": names[c] if c < len(names) else str(c), "class": int(c), "score": float(shares[c])} for c in best]
+
+
+def exported(package: Package, target: Target, out: Path) -> JsonObject:
+    """Write the package's file for ``target`` after a comparison there; nothing is written if it does not agree."""
+    there, here = runtime_of(target), runtime_of(package.target)
+    if there.SUFFIX != here.SUFFIX:
+        command = f"laconic shrink MODEL --data DATA --recipe {package.folder}/recipe.yaml --budget 0 --target {target}"
+        raise TargetError(
+            f"{target.runtime} does not read {here.SUFFIX} files", got=package.model_path.name,
+            wanted=f"a {there.SUFFIX} file", fix=f"deploy the recipe there: {command}",
+        )  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(8, *package.manifest["input_shape"])).astype(np.float32)
+    wanted = next(iter(here.open_file(package.model_path, package.target)({"input": x}).values()))
+    found = next(iter(there.open_file(package.model_path, target)({"input": x}).values()))
+    difference = relative_error(found, wanted)
+    integer = any(name.startswith("Quantize") for name in package.manifest["best"]["operators"])
+    if difference > (_ROUNDING * 10 if integer else _ROUNDING):
+        raise TargetError(f"on {target} the file gives another answer", got=f"relative error {difference:.2g}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        part = Path(folder) / out.name
+        shutil.copyfile(package.model_path, part)
+        part.replace(out)
+    return {
+        "file": str(out),
+        "bytes": out.stat().st_size,
+        "target": str(target),
+        "certified_on": str(package.target),
+        "difference": difference,
+    }

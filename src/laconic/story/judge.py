@@ -1,0 +1,118 @@
+"""``eval``: a score, latencies and a certificate for a package or a model, on data given now."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from laconic import console, measure, proof
+from laconic.core import JsonObject, Predictor, Split, Target, Task
+from laconic.data import with_reference
+from laconic.models.loaded import LoadedModel
+from laconic.pack.package import Package
+from laconic.runtime import runtime_of
+
+
+def package(
+    package: Package, load: Callable[[Package], Task], target: str | None, max_drop: float | None, confidence: float
+) -> JsonObject:
+    """Score, time and re-certify a package. On the data that it was made with, only its holdout is used, and that is
+    said: it was opened before. On other data every sample is used.
+
+    ``load`` gives the task, split and pre-processed as the package's own was.
+    """
+    stated = package.manifest
+    where = Target.parse(target) if target else package.target
+    task = load(package)
+    known = task.fingerprint == stated["data"]["fingerprint"]
+    runtime = runtime_of(where)
+    original, mine = (runtime.open_file(path, where) for path in (package.baseline_path, package.model_path))
+    task = with_reference(task, original)
+    splits = [task.holdout] if known else [task.train, task.search, task.holdout]
+    before, after = (np.concatenate([measure.records(p, s, task.metric) for s in splits]) for p in (original, mine))
+    floor = max_drop if max_drop is not None else float(stated["goal"]["max_drop"])
+    drop, bound = proof.bound_drop(before, after, confidence, task.metric.binary)
+    p = proof.doubt_floor(before, after, floor, task.metric.binary)
+    return {
+        "subject": str(package.folder),
+        "target": str(where),
+        **_scored(task, after, mine),
+        "agreement": _agreement(original, mine, splits, task),
+        "certificate": {
+            "metric": task.metric.name,
+            "drop": drop,
+            "bound": bound,
+            "max_drop": floor,
+            "confidence": confidence,
+            "n": len(after),
+            "passed": bool(p <= 1 - confidence),
+            "independent": not known,
+        },
+    }
+
+
+def model(load: Callable[[], tuple[LoadedModel, Task]], target: Target) -> JsonObject:
+    """Score and time a model as it is, on the samples that are not for training."""
+    loaded, task = load()
+    runtime = runtime_of(target)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{runtime.SUFFIX}"
+        batch = task.train.read(range(min(8, len(task.train))))
+        runtime.deploy(loaded.module, batch.inputs, path, target)
+        mine = runtime.open_file(path, target)
+        with torch.no_grad():
+            task = with_reference(task, mine)
+            records = np.concatenate([measure.records(mine, s, task.metric) for s in (task.search, task.holdout)])
+        return {
+            "subject": loaded.source,
+            "target": str(target),
+            **_scored(task, records, mine),
+            "agreement": 1.0,
+            "certificate": None,
+        }
+
+
+def _scored(task: Task, records: Any, predictor: Any) -> JsonObject:
+    times = measure.distribution(predictor, task.search.read(range(predictor.batch)).inputs)
+    p50, p90, p99 = (float(q) for q in np.percentile(times, (50, 90, 99)))
+    return {
+        "metric": task.metric.name,
+        "score": task.metric.aggregate(records),
+        "n": len(records),
+        "latency_ms": {"p50": p50, "p90": p90, "p99": p99},
+    }
+
+
+def _agreement(original: Predictor, mine: Predictor, splits: Sequence[Split], task: Task) -> float | None:
+    """The share of samples on which both decide the same; None for a score that has no decisions."""
+    if not task.metric.binary:
+        return None
+    same = []
+    for split in splits:
+        for indices in measure.chunks(len(split)):
+            inputs = split.read(indices).inputs
+            same.append(task.metric.decide(original(inputs)) == task.metric.decide(mine(inputs)))
+    return float(np.concatenate(same).mean())
+
+
+def print_found(found: JsonObject) -> None:
+    """The same for people."""
+    latency = found["latency_ms"]
+    rows = [[found["metric"], f"{found['score']:.2%} of {found['n']} samples"]]
+    if found["agreement"] is not None and found["certificate"] is not None:
+        rows.append(["agreement with the original", f"{found['agreement']:.2%}"])
+    rows.append(["latency", f"{latency['p50']:.3g} ms (p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g})"])
+    console.table(f"{found['subject']} on {found['target']}", ["", ""], rows)
+    proof_of = found["certificate"]
+    if proof_of is not None:
+        verdict = "stands above the floor" if proof_of["passed"] else "is NOT proved to stand above the floor"
+        seen = "" if proof_of["independent"] else "; these samples were used for its certificate before: not independent"
+        console.say(
+            f"{verdict}: drop {proof_of['drop']:.2%}, at {proof_of['confidence']:.0%} confidence at most "
+            f"{proof_of['bound']:.2%}, {proof_of['max_drop']:.2%} being allowed{seen}"
+        )

@@ -1,0 +1,183 @@
+"""The whole story: load, measure the original, search, certify, pack, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from laconic import __version__
+from laconic.core import Goal, JsonObject, Recipe, Target, Trial
+from laconic.errors import FolderError, RecipeError, TrialError
+from laconic.ledger import Ledger
+from laconic.pack import package
+from laconic.report import render
+from laconic.search.choose import FRONT, Judge
+from laconic.search.policy import BudgetSpentError, Policy, Tools
+from laconic.search.space import Space
+from laconic.steps import STEPS
+from laconic.story import dossier, preflight
+from laconic.story.certify import Verdict, certify
+from laconic.story.evaluate import Evaluator, Job
+from laconic.story.reporter import Reporter
+from laconic.story.trials import FINAL_ROUNDS, Trials
+from laconic.worker import Worker
+
+LOG = "laconic.log"
+_FINAL_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for, beside the model and the data."""
+
+    goal: Goal
+    target: Target
+    out: Path
+    keep: tuple[str, ...] = ()
+    seed: int = 0
+    recipe: Recipe | None = None
+    expect_score: float | None = None
+    reporter: Reporter = field(default_factory=Reporter)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The package that was written, and the object that ``--json`` prints."""
+
+    package: package.Package
+    summary: JsonObject
+
+    @property
+    def certified(self) -> bool:
+        return bool(self.summary["status"] == "certified")
+
+
+def shrink(load: Callable[[Any], Any], wish: Wish) -> Result:
+    """Run the story; ``load(progress)`` gives the model and its task, in the worker process.
+
+    Ctrl-C ends the search, not the story: what was found is certified and returned.
+    """
+    began = time.monotonic()
+    new = claim(wish.out)
+    try:
+        job = Job(load, wish.target, wish.seed, wish.keep, wish.out / "trials")
+        with Worker(partial(Evaluator, job), wish.out / LOG, preflight.memory_limit()) as worker:
+            described = worker.call("describe", progress=wish.reporter.progress)
+            ledger = Ledger(wish.out / package.LEDGER, _header(described))
+            trials = Trials(ledger, worker, wish.target, described, wish.goal, wish.reporter)
+            judge, reach = _preflight(trials, wish)
+            _search(trials, judge, reach, wish)
+            winner, verdict = _prove(trials, judge, wish)
+            found = dossier.gather(trials, judge, winner, verdict, reach)
+            return Result(_pack(wish, found), dossier.summary(found, str(wish.out), time.monotonic() - began))
+    except BaseException:
+        if new:
+            _take_back(wish.out)
+        raise
+
+
+def claim(out: Path) -> bool:
+    """Make the output folder, or accept one that holds a ledger; True if there was none before. Raises
+    :class:`FolderError` if it holds something else."""
+    if out.exists() and not out.is_dir():
+        raise FolderError("--out is a file", got=str(out), wanted="a folder, new or of an earlier run")
+    new = not out.is_dir() or not any(out.iterdir())
+    if not new and not (out / package.LEDGER).is_file():
+        raise FolderError("the output folder holds something else", got=str(out), fix="give a new or an empty --out")
+    (out / "trials").mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def _take_back(out: Path) -> None:
+    """Remove an output folder in which nothing was finished; a log that says something stays."""
+    if (out / package.LEDGER).exists():
+        return
+    for path in (out / "trials").iterdir():
+        path.unlink()
+    (out / "trials").rmdir()
+    if (out / LOG).exists() and not (out / LOG).stat().st_size:
+        (out / LOG).unlink()
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
+def _header(described: JsonObject) -> JsonObject:
+    return {
+        "model": described["model"]["fingerprint"],
+        "data": described["data"]["fingerprint"],
+        "laconic": __version__,
+    }
+
+
+def _preflight(trials: Trials, wish: Wish) -> tuple[Judge, JsonObject]:
+    """Walk the whole way once with the original, and refuse what would waste the work behind it."""
+    baseline = trials.measure(Recipe())
+    preflight.require_disk(wish.out, int(baseline.measurements["file_bytes"].value))
+    preflight.check_score(trials, wish.expect_score)
+    preflight.check_floor(trials)
+    reach = preflight.reach(trials)
+    wish.reporter.preflight(trials.described, baseline, [*preflight.samples_in_words(trials), *preflight.in_words(reach)])
+    return Judge(wish.goal, trials.max_drop, baseline), reach
+
+
+def _search(trials: Trials, judge: Judge, reach: JsonObject, wish: Wish) -> None:
+    """Search until the budget has ended, there is nothing left to try, or the user has had enough."""
+
+    def evaluate(recipe: Recipe) -> Trial:
+        trial = trials.evaluate(recipe)
+        if judge.passes(trial) and not (wish.out / package.MANIFEST).exists():
+            _pack(wish, dossier.gather(trials, judge, trial, None, reach))
+            wish.reporter.note(f"a first package is in {wish.out}, uncertified yet: {recipe}")
+        return trial
+
+    try:
+        if wish.recipe is not None:
+            _refuse_broken(trials.measure(wish.recipe), trials)
+        else:
+            tools = Tools(STEPS, evaluate, trials.probe, trials.seconds_per_sample)
+            Policy(Space.of(trials.described), wish.goal, judge, tools).run()
+            wish.reporter.note("nothing is left to try")
+    except BudgetSpentError:
+        wish.reporter.note("the budget has ended")
+    except KeyboardInterrupt:
+        trials.worker.stop()
+        wish.reporter.note("stopped: certifying the best so far (Ctrl-C again to leave it uncertified)")
+
+
+def _refuse_broken(trial: Trial, trials: Trials) -> None:
+    """A recipe that the user gave is not a candidate among many: what is wrong with it is an error."""
+    if trial.error is not None:
+        row = trials.ledger.find("trial", key=trial.key) or {}
+        raise (RecipeError if row.get("kind") == "RecipeError" else TrialError)(trial.error)
+
+
+def _prove(trials: Trials, judge: Judge, wish: Wish) -> tuple[Trial, Verdict]:
+    """Open the holdout for the front, and time the winner afresh."""
+    tried = [t for t in trials.all() if t.recipe.steps and "drop" in t.measurements]
+    if wish.recipe is not None:
+        tried = [t for t in tried if t.recipe.key == wish.recipe.key]
+    candidates = judge.front(tried)
+    if not candidates:
+        wish.reporter.note("no candidate is better than the original within the limits; the safest is kept, uncertified")
+        candidates = sorted(tried, key=lambda t: (t.measurements["p_search"].value, t.recipe.key))[:FRONT]
+    if not candidates:
+        reasons = "; ".join(f"{t.recipe}: {t.error or t.rejected}" for t in trials.all() if t.recipe.steps)
+        raise TrialError(f"no candidate could be measured: {reasons or 'none was tried; give a larger --budget'}")
+    verdict = certify(trials, judge, candidates)
+    for _ in range(_FINAL_ATTEMPTS):
+        row = trials.latency_row(verdict.winner.key, final=True)
+        if row is not None and not row["noisy"]:
+            break
+        trials.time(verdict.winner.key, FINAL_ROUNDS)
+    return verdict.winner, verdict
+
+
+def _pack(wish: Wish, found: JsonObject) -> package.Package:
+    """Write the package; its report and its manifest say what ``found`` says."""
+    suffix = ".pt2" if wish.target.runtime == "torch" else ".onnx"
+    files = [wish.out / "trials" / f"{found[name]['key']}{suffix}" for name in ("best", "baseline")]
+    return package.write(wish.out, found, *files, report=render(found))

@@ -1,0 +1,222 @@
+"""Recipes in, judged trials out: the ledger is asked first, the worker only for what it does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from laconic import proof
+from laconic.core import Goal, JsonObject, Measurement, Recipe, Target, Trial
+from laconic.errors import TrialError
+from laconic.ledger import Ledger
+from laconic.search.policy import BudgetSpentError
+from laconic.story.evaluate import trial_key
+from laconic.story.reporter import Reporter
+from laconic.worker import InternalError, Worker
+
+Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+ROUNDS = 25
+FINAL_ROUNDS = 75
+
+
+@dataclass
+class Trials:
+    """The trials of one search on one machine; every method leaves the ledger complete up to what it returned."""
+
+    ledger: Ledger
+    worker: Worker
+    target: Target
+    described: JsonObject
+    goal: Goal
+    reporter: Reporter
+
+    def evaluate(self, recipe: Recipe) -> Trial:
+        """The judged trial of ``recipe``; raises :class:`BudgetSpentError` where it would need a new row after the
+        budget has ended."""
+        key = self.key(recipe)
+        if self.ledger.find("trial", key=key) is None:
+            self.check_budget()
+        return self.measure(recipe)
+
+    def measure(self, recipe: Recipe) -> Trial:
+        """The judged trial of ``recipe``, whatever is left of the budget."""
+        key = self.key(recipe)
+        row = self.ledger.find("trial", key=key)
+        if row is None:
+            self.reporter.trying(str(recipe))
+            row = self._run(recipe, key)
+            self.ledger.append(row)
+        if row["error"] is None and row["rejected"] is None and self.latency_row(key) is None:
+            self.time(key, ROUNDS)
+        trial = self.judged(row)
+        self.reporter.tried(trial)
+        return trial
+
+    def _run(self, recipe: Recipe, key: str) -> JsonObject:
+        baseline = self.baseline_records if recipe.steps else np.empty(0)
+        floor = self.max_drop if recipe.steps else 1.0
+        limit, progress = self._time_limit(), self.reporter.progress
+        try:
+            row: JsonObject = self.worker.call(
+                "trial", recipe.to_json(), key, baseline.tolist(), floor, progress=progress, seconds=limit
+            )
+        except (TrialError, InternalError) as error:
+            if not recipe.steps:
+                raise
+            failed = {"row": "trial", "key": key, "recipe": recipe.to_json(), "target": str(self.target)}
+            return {**failed, "rejected": None, "error": str(error), "kind": type(error).__name__, "seconds": 0.0}
+        return row
+
+    def _time_limit(self) -> float | None:
+        """A trial may take what is left of the budget and half of the whole again, then it is stopped."""
+        if self.goal.budget.seconds is None:
+            return None
+        return max(60.0, self.goal.budget.seconds * 1.5 - self.spent_seconds)
+
+    def time(self, key: str, rounds: int) -> JsonObject:
+        """Time a trial's file against the baseline's, and note it."""
+        row: JsonObject = self.worker.call("latency", key, rounds, progress=self.reporter.progress)
+        row["final"] = rounds == FINAL_ROUNDS  # the policy reads only the others: it must not see what came after it
+        self.ledger.append(row)
+        return row
+
+    def probe(self, recipe: Recipe) -> float | None:
+        """The damage of a recipe on the calibration samples, or None where it cannot be applied."""
+        key = self.key(recipe)
+        row = self.ledger.find("probe", key=key)
+        if row is None:
+            self.check_budget()
+            self.reporter.trying(f"sensitivity to {recipe}")
+            row = self.worker.call("probe", recipe.to_json(), key, progress=self.reporter.progress)
+            self.ledger.append(row)
+        damage: float | None = row["damage"]
+        return damage
+
+    def seconds_per_sample(self) -> float:
+        """What training the original costs, measured once."""
+        row = self.ledger.find("probe", key="training")
+        if row is None:
+            row = self.worker.call("probe_training", progress=self.reporter.progress)
+            self.ledger.append(row)
+        return float(row["seconds_per_sample"])
+
+    # ---------------------------------------------------------------------------------------------------------- budget
+
+    @property
+    def spent_seconds(self) -> float:
+        """The work that the ledger holds, in seconds."""
+        return float(sum(row.get("seconds", 0.0) for row in self.ledger.rows))
+
+    @property
+    def count(self) -> int:
+        """The trials that were made, the original not counted."""
+        return sum(bool(row["recipe"]) for row in self.ledger.of("trial"))
+
+    def check_budget(self) -> None:
+        budget = self.goal.budget
+        out_of_time = budget.seconds is not None and self.spent_seconds >= budget.seconds
+        if out_of_time or (budget.trials is not None and self.count >= budget.trials):
+            raise BudgetSpentError
+
+    # --------------------------------------------------------------------------------------------------------- judging
+
+    def key(self, recipe: Recipe) -> str:
+        return trial_key(self.described, recipe, self.target)
+
+    @property
+    def baseline_key(self) -> str:
+        return self.key(Recipe())
+
+    @property
+    def baseline_row(self) -> JsonObject:
+        row = self.ledger.find("trial", key=self.baseline_key)
+        assert row is not None, "the baseline is the first trial"
+        return row
+
+    @property
+    def baseline_records(self) -> Vector:
+        return unpack(self.baseline_row["records"])
+
+    @property
+    def max_drop(self) -> float:
+        """The floor as a drop in the metric's own unit; a relative one is taken of the baseline's score on search."""
+        labelled = self.described["data"]["labelled"]
+        drop = self.goal.max_drop if self.goal.max_drop is not None else (0.01 if labelled else 0.05)
+        return drop * float(self.baseline_row["score"]) if self.goal.relative else drop
+
+    def all(self) -> list[Trial]:
+        """Every trial of this target and these versions, judged, in the order in which they were made."""
+        known = [row for row in self.ledger.of("trial") if row["target"] == str(self.target)]
+        return [self.judged(row) for row in known]
+
+    def judged(self, row: JsonObject, final: bool = False) -> Trial:
+        """A ledger row with what follows from it: drops with their bounds, latencies with their intervals. ``final``
+        takes the timing that was made after selection."""
+        measurements = dict(_of_file(row)) if row["error"] is None else {}
+        latency = self.latency_row(row["key"], final)
+        if row["error"] is None and row["rejected"] is None:
+            measurements |= dict(self._of_records(row)) | (dict(_of_time(latency)) if latency else {})
+        noisy = "its timing stayed noisy" if latency is not None and latency["noisy"] and not final else None
+        return Trial(
+            key=row["key"],
+            recipe=Recipe.parse(row["recipe"], _steps()),
+            target=self.target,
+            facts=tuple(row.get("facts", ())),
+            measurements=measurements,
+            records=tuple(unpack(row.get("records", ""))),
+            rejected=row["rejected"] or noisy,
+            error=row["error"],
+            seconds=row["seconds"],
+        )
+
+    def _of_records(self, row: JsonObject) -> Iterator[tuple[str, Measurement]]:
+        baseline, mine = self.baseline_records, unpack(row["records"])
+        binary, confidence = self.described["metric"]["binary"], self.goal.confidence
+        drop, high = proof.bound_drop(baseline, mine, confidence, binary)
+        n, holdout = len(mine), self.described["splits"]["holdout"]
+        low = drop - 1.645 * float((baseline - mine).std()) / n**0.5  # normal: only says which trials are hopeless
+        yield "drop", Measurement("drop", "", drop, low, high, n, "measured")
+        if binary:
+            expected = proof.expected_bound(*proof.count_flips(baseline, mine), n, holdout, confidence)
+        else:
+            _, expected = proof.bound_drop(np.resize(baseline, holdout), np.resize(mine, holdout), confidence, binary)
+        yield "expected_bound", Measurement("expected_bound", "", expected, expected, expected, holdout, "modelled")
+        p = proof.doubt_floor(baseline, mine, self.max_drop, binary)
+        yield "p_search", Measurement("p_search", "", p, p, p, n, "measured")
+
+    def latency_row(self, key: str, final: bool = False) -> JsonObject | None:
+        """The last timing of a trial on this machine, of the kind asked for."""
+        return self.ledger.find("latency", key=key, machine=self.described["machine_key"], final=final)
+
+
+def _of_file(row: JsonObject) -> Iterator[tuple[str, Measurement]]:
+    for name, unit in (("file_bytes", "bytes"), ("params", ""), ("macs", "")):
+        value = float(row[name])
+        yield name, Measurement(name, unit, value, value, value, 1, "measured")
+    score, n = float(row["score"]), len(row["records"])
+    yield "score", Measurement("score", "", score, score, score, n, "measured")
+
+
+def _of_time(row: JsonObject) -> Iterator[tuple[str, Measurement]]:
+    raw = row["raw"]
+    times = {"latency": raw["candidate_ms"], "baseline_latency": [*raw["before_ms"], *raw["after_ms"]]}
+    for name, unit, values in (("speedup", "", row["wall_ratio"]), *((n, "ms", v) for n, v in times.items())):
+        middle, low, high = proof.median_interval(np.array(values))
+        yield name, Measurement(name, unit, middle, low, high, len(values), "measured")
+
+
+def unpack(records: str | list[float]) -> Vector:
+    """The records that :func:`laconic.story.evaluate.pack_records` packed."""
+    if isinstance(records, str):
+        return np.frombuffer(records.encode(), np.uint8).astype(np.float64) - ord("0")
+    return np.asarray(records, np.float64)
+
+
+def _steps() -> Any:
+    from laconic.steps import STEPS  # torch comes with it
+
+    return STEPS

@@ -1,0 +1,195 @@
+"""One long-lived child process that does the work, so that a trial can be stopped, or can die, and cost only itself.
+
+The parent sends ``(method, args)``; the child calls that method of one object, which it built from a function sent
+first, and answers with events while it works and one result or error. The child ends when its parent does. Functions
+and arguments travel by cloudpickle between two processes of the same program, never to or from a file.
+
+Run as ``python -m laconic.worker`` by :class:`Worker`; the standard output of the child carries the messages, so what
+its libraries print goes to the log.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import cloudpickle
+import psutil
+
+from laconic.errors import InputError, LaconicError, TrialError
+
+_LENGTH = struct.Struct("<Q")
+_POLL_S = 0.2
+
+Progress = Callable[[str, float], None]
+
+
+class WorkerDiedError(TrialError):
+    """The child died, ran out of its time or its memory: what it was doing is lost, nothing else."""
+
+
+class InternalError(LaconicError):
+    """A fault of laconic itself in the child; its traceback is in the log."""
+
+
+class Worker:
+    """The parent's side: ``call`` runs a method of the object in the child and waits for its result.
+
+    ``factory`` builds the object in the child. After the child died, the next call starts another one.
+    """
+
+    def __init__(self, factory: Callable[[], Any], log: Path, memory_bytes: int | None = None) -> None:
+        self._factory, self._log, self._memory_bytes = factory, log, memory_bytes
+        self._process: subprocess.Popen[bytes] | None = None
+        self._inbox: queue.Queue[tuple[str, Any] | None] = queue.Queue()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def call(self, method: str, *args: Any, progress: Progress | None = None, seconds: float | None = None) -> Any:
+        """The result of ``object.method(*args)``. Errors of laconic are raised here as they were there; raises
+        :class:`WorkerDiedError` if the child dies or needs more than ``seconds``."""
+        process = self._process if self._process and self._process.poll() is None else self._start(progress)
+        return self._exchange(process, (method, args), progress, seconds)
+
+    def stop(self) -> None:
+        """End the child, whatever it is doing."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+    def _start(self, progress: Progress | None) -> subprocess.Popen[bytes]:
+        self.stop()
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "laconic.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+            )
+        self._process, self._inbox = process, queue.Queue()
+        threading.Thread(target=_read_all, args=(process.stdout, self._inbox), daemon=True).start()
+        self._exchange(process, self._factory, progress, None)
+        return process
+
+    def _exchange(
+        self, process: subprocess.Popen[bytes], message: object, progress: Progress | None, seconds: float | None
+    ) -> Any:
+        assert process.stdin is not None
+        deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            _write(process.stdin, message)
+        except BrokenPipeError as error:
+            raise WorkerDiedError(f"the worker process died (its last words: {self._log})") from error
+        while True:
+            try:
+                received = self._inbox.get(timeout=_POLL_S)
+            except queue.Empty:
+                self._check_limits(process, deadline)
+                continue
+            if received is None:
+                code = process.wait()
+                raise WorkerDiedError(f"the worker process died with status {code} (its last words: {self._log})")
+            kind, value = received
+            if kind == "progress" and progress is not None:
+                progress(*value)
+            elif kind == "result":
+                return value
+            elif kind == "error":
+                raise value
+
+    def _check_limits(self, process: subprocess.Popen[bytes], deadline: float | None) -> None:
+        if deadline is not None and time.monotonic() > deadline:
+            self.stop()
+            raise WorkerDiedError("stopped: it took longer than the time it was given")
+        if self._memory_bytes is not None and process.poll() is None:
+            used = psutil.Process(process.pid).memory_info().rss
+            if used > self._memory_bytes:
+                self.stop()
+                raise WorkerDiedError(f"stopped: it used {used / 2**30:.1f} GiB of memory")
+
+
+def _write(pipe: IO[bytes], message: object) -> None:
+    data = cloudpickle.dumps(message)
+    pipe.write(_LENGTH.pack(len(data)) + data)
+    pipe.flush()
+
+
+def _read(pipe: IO[bytes]) -> Any:
+    header = pipe.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        raise EOFError
+    return pickle.loads(pipe.read(_LENGTH.unpack(header)[0]))  # noqa: S301 - from our own parent or child
+
+
+def _read_all(pipe: IO[bytes] | None, inbox: queue.Queue[Any]) -> None:
+    """Put every message into the inbox, and None when the other side is gone."""
+    assert pipe is not None
+    try:
+        while True:
+            inbox.put(_read(pipe))
+    except (EOFError, OSError, ValueError):
+        inbox.put(None)
+
+
+# ----------------------------------------------------------------------------------------------------- the child's side
+
+
+def serve() -> None:
+    """Build the object, then do what is asked until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
+    inbox: queue.Queue[Any] = queue.Queue()
+    messages_in, messages_out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    threading.Thread(target=_read_or_exit, args=(messages_in, inbox), daemon=True).start()
+
+    def progress(text: str, fraction: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _POLL_S / 2 or fraction in (0.0, 1.0):
+            last = now
+            _write(messages_out, ("progress", (text, fraction)))
+
+    last = 0.0
+    subject: Any = None
+    while True:
+        message = inbox.get()
+        try:
+            if subject is None:
+                subject, result = message(progress), None
+            else:
+                method, args = message
+                result = getattr(subject, method)(*args)
+            _write(messages_out, ("result", result))
+        except LaconicError as error:
+            _write(messages_out, ("error", error))
+        except Exception as error:  # an internal fault: its traceback goes to the log, its name to the parent
+            traceback.print_exc()
+            sys.stderr.flush()
+            _write(messages_out, ("error", InternalError(f"{type(error).__name__}: {error}")))
+
+
+def _read_or_exit(pipe: IO[bytes], inbox: queue.Queue[Any]) -> None:
+    _read_all(pipe, inbox)
+    os._exit(1)  # the parent is gone; whatever is under way has nobody to report to
+
+
+if __name__ == "__main__":
+    serve()
