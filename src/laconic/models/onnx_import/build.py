@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from laconic.errors import ModelError
 from laconic.models.onnx_import.graph import Node, captured, count_uses, paths, read_inputs, read_nodes, to_tensor
 from laconic.models.onnx_import.layers import Layer, is_row, linear, make_layer
-from laconic.models.onnx_import.module import OnnxModule, Run, Source
+from laconic.models.onnx_import.module import RESERVED, OnnxModule, Run, Source
 from laconic.models.onnx_import.nodes import OnnxNode
 from laconic.models.onnx_import.opaque import OpaqueNode
 from laconic.models.onnx_import.operators import OPERATORS, UnsupportedError
@@ -67,7 +67,7 @@ class _Builder:
         self.model = model
         self.nodes = read_nodes(model)
         names = [name for node in self.nodes for name in (node.name, f"{node.name}/pad")]
-        self.paths = paths(dict.fromkeys((*names, *(value.name for value in model.graph.output))))
+        self.paths = paths(dict.fromkeys((*names, *(value.name for value in model.graph.output))), RESERVED)
         self.remaining = count_uses(model)
         self.uses = Counter(self.remaining)
         self.readers = {name: i for i, node in enumerate(self.nodes) for name in node.inputs}
@@ -87,13 +87,13 @@ class _Builder:
         if node.operator == "Constant" or index in self.merged:
             pass
         elif node.operator not in _RANDOM and self.constants.issuperset(filter(None, (*node.inputs, *captured(proto)))):
-            module, given = self._node(node, proto)
-            self._call(module, given, node.outputs)
-            self.constants.update(filter(None, node.outputs))
-            self.values.update((name, as_tensor(self.values[name])) for name in filter(None, node.outputs))
+            module, given, outputs = self._node(node, proto)
+            self._call(module, given, outputs)
+            self.constants.update(filter(None, outputs))
+            self.values.update((name, as_tensor(self.values[name])) for name in filter(None, outputs))
         elif not self._add_layer(index, node):
-            module, given = self._node(node, proto)
-            self.append(node.name, module, given, tuple(proto.output))
+            module, given, outputs = self._node(node, proto)
+            self.append(node.name, module, given, outputs)
         for name in (*node.inputs, *captured(proto)):
             self.remaining[name] -= 1
             if name and not self.remaining[name]:
@@ -113,8 +113,8 @@ class _Builder:
     def _constants_of(self, node: Node) -> dict[int, Tensor]:
         return {i: self.values[name] for i, name in enumerate(node.inputs) if name in self.constants}
 
-    def _node(self, node: Node, proto: NodeProto) -> tuple[nn.Module, tuple[str, ...]]:
-        """A module for a node without weights, and the names of its inputs: ours if that runs, else ONNX Runtime's."""
+    def _node(self, node: Node, proto: NodeProto) -> tuple[nn.Module, tuple[str, ...], tuple[str, ...]]:
+        """A module for a node without weights, with what it takes and gives: ours if that runs, else ONNX Runtime's."""
         if not node.domain and node.operator in OPERATORS:
             plain = OnnxNode(node, self._constants_of(node))
             given = tuple(name for name in node.inputs if name and name not in self.constants)
@@ -123,13 +123,13 @@ class _Builder:
             except _NOT_OURS:
                 pass
             else:
-                return plain, given
+                return plain, given, node.outputs
         try:
             opaque = OpaqueNode(proto, self.model, self.values, self.constants)
             opaque(*(self.values[name] for name in opaque.given))
         except Exception as error:  # ONNX Runtime's own exceptions have no common base
             raise ModelError(f"the ONNX node {node.name} ({node.operator}) cannot be run alone: {error}") from error
-        return opaque, opaque.given
+        return opaque, opaque.given, tuple(filter(None, node.outputs))
 
     def _add_layer(self, index: int, node: Node) -> bool:
         """Add the node as a layer with weights, if it is one."""

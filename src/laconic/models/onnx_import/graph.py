@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
 MAIN_DOMAINS = ("", "ai.onnx")
 
@@ -126,19 +126,16 @@ def count_uses(model: ModelProto) -> Counter[str]:
     return uses
 
 
-def paths(names: Iterable[str]) -> dict[str, str]:
-    """A submodule's name for each value: letters, digits and underscores, unique, none that a module already has."""
+def paths(names: Iterable[str], reserved: Container[str]) -> dict[str, str]:
+    """A submodule's name for each value: letters, digits and underscores, unique, and none of those reserved."""
     taken: set[str] = set()
     found: dict[str, str] = {}
     for name in names:
         plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "value"
-        plain = f"node_{plain}" if plain[0].isdigit() or hasattr(nn.Module, plain) or plain in _RESERVED else plain
+        plain = f"node_{plain}" if plain[0].isdigit() or plain in reserved else plain
         path, count = plain, 2
         while path in taken:
             path, count = f"{plain}_{count}", count + 1
         taken.add(path)
         found[name] = path
     return found
-
-
-_RESERVED = ("training", "plan", "source", "fixed_batch", "unsupported")

@@ -116,3 +116,7 @@ class OnnxModule(nn.Module):
         """A hash of the graph: what is computed from what is not in the submodules."""
         wiring = repr([(run.path, run.inputs, run.outputs) for run in self.plan])
         return f"graph={hashlib.sha256(wiring.encode()).hexdigest()[:16]}"
+
+
+RESERVED = frozenset((*dir(OnnxModule), "training", "plan", "input_names", "output_names", "source", "fixed_batch"))
+"""Names that a submodule cannot have."""

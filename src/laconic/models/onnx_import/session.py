@@ -24,7 +24,13 @@ def open_session(graph: bytes, optimize: bool = True) -> Any:
 def run_session(session: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """All outputs, as tensors; TypeError if one is a sequence or a string."""
     feed = {entry.name: x.detach().cpu().numpy() for entry, x in zip(session.get_inputs(), inputs, strict=True)}
-    return [torch.from_numpy(np.ascontiguousarray(value)) for value in session.run(None, feed)]
+    return [_tensor(value) for value in session.run(None, feed)]
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, (list, dict)):
+        raise TypeError("a node gives a sequence or a map, not a tensor")
+    return torch.from_numpy(np.asarray(value))
 
 
 def run_graph(model: ModelProto, inputs: Sequence[Tensor], optimize: bool = True) -> list[Tensor]:

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch_pruning as tp
+from PIL import Image
+from torch import nn
+
+from laconic.models import load
+from laconic.models.zoo import ZOO
+from laconic.models.zoo.cifar_resnet import Shortcut
+
+PARAMETERS = {
+    "lenet-300-100": 266_610,
+    "lenet-5-caffe": 431_080,
+    "cifar-resnet-20": 269_722,  # 0.27 M, 0.46 M, 0.85 M in the paper
+    "cifar-resnet-32": 464_154,
+    "cifar-resnet-56": 853_018,
+    "mobilenet-v1-0.25-128": 470_072,
+    "mobilenet-v1-1.0-224": 4_231_976,  # 4.2 M in the paper
+    "digits-cnn-16": 24_058,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters(name: str) -> None:
+    assert sum(p.numel() for p in ZOO[name].build().parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_entry(name: str) -> None:
+    entry = ZOO[name]
+    output = entry.build().eval()(torch.zeros(1, *entry.input_shape))
+    assert output.shape == (1, len(entry.labels))
+    assert len(set(entry.labels)) == len(entry.labels)
+    assert entry.preprocess.crop in (None, entry.input_shape[1:])
+
+
+@pytest.mark.parametrize("name", ["lenet-5-caffe", "cifar-resnet-20", "mobilenet-v1-0.25-128"])
+def test_exports_with_a_free_batch(name: str, export: Callable[..., str]) -> None:
+    loaded = load(export(ZOO[name].build().eval(), ZOO[name].input_shape, dynamo=True))
+    assert getattr(loaded.module, "fixed_batch", 0) is None
+
+
+def test_shortcut_is_a_convolution() -> None:
+    x = torch.randn(2, 16, 8, 8)
+    shortcut = Shortcut(16, 32)
+    assert torch.equal(shortcut.as_convolution()(x), shortcut(x))
+    assert shortcut(x)[:, 8:24].equal(x[:, :, ::2, ::2])
+
+
+def test_pruning_dead_channels_changes_nothing() -> None:
+    """With shortcuts as convolutions, torch-pruning couples the right channels: those that are zero can go."""
+    model = ZOO["cifar-resnet-20"].build().eval()
+    for block in (model.layer2[0], model.layer3[0]):
+        block.shortcut = block.shortcut.as_convolution()
+    x = torch.randn(2, 3, 32, 32)
+    graph = tp.DependencyGraph().build_dependency(model, x)
+    convolutions = [model.conv1, model.layer1[0].conv1, model.layer2[0].conv2, model.layer3[2].conv1]
+    for convolution in convolutions:
+        dead = list(range(0, convolution.out_channels, 3))
+        group = graph.get_pruning_group(convolution, tp.prune_conv_out_channels, dead)
+        for item in group:
+            _kill(item)
+        wanted = model(x)
+        width = convolution.out_channels
+        group.prune()
+        assert convolution.out_channels == width - len(dead)
+        torch.testing.assert_close(model(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def _kill(item: tp.Group) -> None:
+    """Make the channels that a group's item gives zero."""
+    module = item.dep.target.module
+    if item.dep.handler.__name__ == "prune_out_channels" and hasattr(module, "weight"):
+        module.weight[item.idxs] = 0
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias[item.idxs] = 0
+
+
+@pytest.mark.parametrize("depth", [20, 32, 56])
+def test_cifar_resnet_on_real_pictures(depth: int, data: Path) -> None:
+    loaded = load(f"zoo:cifar-resnet-{depth}@{data}/cifar10/resnet{depth}.safetensors")
+    strip = Image.open(data / "cifar10/lossless_test1000.png").crop((0, 0, 32, 32 * 200))
+    pixels = torch.tensor(np.asarray(strip)).reshape(-1, 32, 32, 3)
+    preprocess = loaded.preprocess
+    assert preprocess is not None
+    x = (pixels / preprocess.divide - torch.tensor(preprocess.mean)) / torch.tensor(preprocess.std)
+    with torch.no_grad():
+        found = loaded.module(x.permute(0, 3, 1, 2)).argmax(1).numpy()
+    wanted = np.load(data / "cifar10/lossless_test1000_labels.npy")[:200]
+    assert (found == wanted).mean() >= 0.88
+
+
+def test_mobilenet_on_real_pictures(data: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    loaded = load(f"zoo:mobilenet-v1-0.75-224@{data}/imagenet/mobilenet_v1_0.75_224.safetensors")
+    batch = next(parquet.ParquetFile(data / "imagenet/val1300_227.parquet").iter_batches(40)).to_pylist()
+    pictures = [Image.open(io.BytesIO(row["image"])).convert("RGB").crop((1, 1, 225, 225)) for row in batch]
+    x = torch.tensor(np.stack([np.asarray(p) for p in pictures])) / 127.5 - 1
+    with torch.no_grad():
+        found = loaded.module(x.permute(0, 3, 1, 2)).argmax(1)
+    assert (found == torch.tensor([row["label"] for row in batch])).float().mean() >= 0.6
