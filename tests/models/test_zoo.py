@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torch_pruning as tp
 from PIL import Image
 from torch import nn
@@ -105,5 +106,7 @@ def test_mobilenet_on_real_pictures(data: Path) -> None:
     pictures = [Image.open(io.BytesIO(row["image"])).convert("RGB").crop((1, 1, 225, 225)) for row in batch]
     x = torch.tensor(np.stack([np.asarray(p) for p in pictures])) / 127.5 - 1
     with torch.no_grad():
-        found = loaded.module(x.permute(0, 3, 1, 2)).argmax(1)
-    assert (found == torch.tensor([row["label"] for row in batch])).float().mean() >= 0.6
+        found = loaded.module(x.permute(0, 3, 1, 2))
+    wanted = torch.tensor([row["label"] for row in batch])
+    assert (found.argmax(1) == wanted).float().mean() >= 0.7
+    assert F.cross_entropy(found, wanted) < 1.3  # 1.22; 1.38 if padded on the left and above
