@@ -36,7 +36,7 @@ def shrink(options: Namespace) -> int:
     if goal.budget.trials == 0 and recipe is None:
         raise InputError("--budget 0 without --recipe leaves nothing to do", fix="give a budget or a recipe")
     load = partial(load_both, options.model, _data_of(options), trainable=not options.no_train, seed=options.seed)
-    with console.ConsoleReporter(goal) as reporter:
+    with console.ConsoleReporter() as reporter:
         wish = Wish(
             goal,
             target,

@@ -6,6 +6,7 @@ Exit codes: 0 done (certified), 1 something failed, 2 bad input, 3 done but unce
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import traceback
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         options = _parser().parse_args(arguments)
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see laconic.worker.environment
         from laconic import app  # the commands bring what they need
 
         code: int = getattr(app, options.command)(options)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from laconic.core import Goal, JsonObject, Trial
+from laconic.core import JsonObject, Trial
 from laconic.story.reporter import Reporter
 
 
@@ -23,10 +23,11 @@ class ConsoleReporter(Reporter):
     On a standard error that is no terminal only the lines that stay are written.
     """
 
-    def __init__(self, goal: Goal) -> None:
+    def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self._goal, self._began = goal, time.monotonic()
-        self._trying, self._best, self._count = "starting", "", 0
+        self._best, self._count = "", 0
+        self._ends: float | None = None
+        self._trials_left: int | None = None
         self._seen: set[str] = set()
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[rest]}"))
         self._progress = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
@@ -54,8 +55,9 @@ class ConsoleReporter(Reporter):
         for line in words:
             self._print(f"  {escape(line)}")
 
-    def trying(self, text: str) -> None:
-        self._trying = text
+    def trying(self, text: str, seconds_left: float | None, trials_left: int | None) -> None:
+        self._ends = None if seconds_left is None else time.monotonic() + seconds_left
+        self._trials_left = trials_left
         self.progress(text, 0.0)
 
     def tried(self, trial: Trial) -> None:
@@ -65,14 +67,17 @@ class ConsoleReporter(Reporter):
         self._count += 1
         self._print(f"{self._count:>3}  {escape(_found(trial))}  [dim]{escape(str(trial.recipe))}[/]")
 
+    def best(self, trial: Trial) -> None:
+        self._best = f"{trial.measurements['speedup'].value:.2f}x, {size(trial.measurements['file_bytes'].value)}"
+
     def progress(self, text: str, fraction: float) -> None:
-        left = ""
-        if self._goal.budget.seconds is not None:
-            seconds = max(0.0, self._goal.budget.seconds - (time.monotonic() - self._began))
-            left = f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
-        elif self._goal.budget.trials is not None:
-            left = f"{max(0, self._goal.budget.trials - self._count)} trials left"
-        self._progress.update(self._task, description=escape(text[:50]), completed=fraction, rest=left)
+        rest = [f"best {self._best}"] if self._best else []
+        if self._ends is not None:
+            seconds = max(0, int(self._ends - time.monotonic()))
+            rest.append(f"{seconds // 60}:{seconds % 60:02d} left")
+        elif self._trials_left is not None:
+            rest.append(f"{max(0, self._trials_left)} trials left")
+        self._progress.update(self._task, description=escape(text[:44]), completed=fraction, rest=", ".join(rest))
 
     def _print(self, text: str) -> None:
         self.console.print(text, soft_wrap=not self.console.is_terminal, overflow="ellipsis", no_wrap=True)

@@ -29,6 +29,11 @@ class Judge:
         name = {"size": "file_bytes", "macs": "macs"}[self.goal.minimize]
         return trial.measurements[name].value / self.baseline.measurements[name].value
 
+    def holds(self, trial: Trial) -> bool:
+        """Whether the holdout would certify the trial if it looked like search."""
+        drop = trial.measurements.get("expected_bound")
+        return trial.error is None and drop is not None and drop.value <= self.max_drop
+
     def eligible(self, trial: Trial) -> bool:
         """Whether a trial may win at all: it was measured to the end, without noise, keeps the limits, and is an
         improvement on the original."""
@@ -46,8 +51,8 @@ class Judge:
         )
 
     def passes(self, trial: Trial) -> bool:
-        """Whether the holdout would certify the trial if it looked like search."""
-        return self.eligible(trial) and trial.measurements["expected_bound"].value <= self.max_drop
+        """Whether a trial may win and stands above the floor, as far as search tells."""
+        return self.eligible(trial) and self.holds(trial)
 
     def best(self, trials: Sequence[Trial]) -> Trial | None:
         """The cheapest trial; among ties the smallest file, then the recipe's hash."""

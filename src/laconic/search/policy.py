@@ -101,13 +101,13 @@ class Policy:
             tail: Tail = (self._step("Quantize", ranges=ranges),)
             tried.append((self._try(*tail), tail))
         working = [(trial, tail) for trial, tail in tried if not trial.error]
-        if not working or any(self.judge.passes(trial) for trial, _ in working):
+        if not working or any(self.judge.holds(trial) for trial, _ in working):
             return working
         _, least = min(working, key=lambda pair: pair[0].measurements["drop"].value)
         if self.space.trainable:
             tail = (*least, self._step("FineTune", epochs=self._epochs(1.0), lr=1e-4))
             working.append((self._try(*tail), tail))
-            if self.judge.passes(working[-1][0]):
+            if self.judge.holds(working[-1][0]):
                 return working
         return working + list(self._partly_quantized(least[0]))
 
@@ -121,7 +121,7 @@ class Policy:
             tail = (_with(step, exclude=tuple(order[:count])),)
             trial = self._try(*tail)
             yield trial, tail
-            if self.judge.passes(trial):
+            if self.judge.holds(trial):
                 return
             count *= 2
 
@@ -192,11 +192,16 @@ def neighbours(
     recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]
 ) -> Iterator[Recipe]:
     """The recipes a single notch from this one that may be better, the most promising first: one group with fewer
-    channels, one layer fewer in float, other ranges."""
+    channels, one layer fewer in float, other ranges, no integers, integers."""
     for i, step in enumerate(recipe.steps):
         rest = recipe.steps[:i], recipe.steps[i + 1 :]
         for changed in _moves(step, space, goal, steps):
             yield Recipe((*rest[0], changed, *rest[1]))
+    quantized = [type(step).__name__ == "Quantize" for step in recipe.steps]
+    if any(quantized) and len(quantized) > 1:
+        yield Recipe(tuple(step for step, q in zip(recipe.steps, quantized, strict=True) if not q))
+    elif space.integer and not any(quantized):
+        yield Recipe((*recipe.steps, steps["Quantize"]()))
 
 
 def _moves(step: Step, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Step]:

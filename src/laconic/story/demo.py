@@ -18,7 +18,7 @@ from laconic.models import load as load_model
 from laconic.steps.train.fit import Schedule, fit
 from laconic.story.shrink import Result, Wish, shrink
 
-WIDTHS = (16, 32, 64)
+WIDTHS = (32, 64, 128)
 WANTED = 0.98
 TRAINING = Schedule(epochs=40, lr=3e-3, batch=64, weight_decay=1e-4, distill=0.0, temperature=4.0)
 GOAL = Goal.parse(max_drop="2%", budget="90s")
@@ -27,7 +27,7 @@ GOAL = Goal.parse(max_drop="2%", budget="90s")
 def run(out: Path) -> Result:
     """Train into ``out``, shrink into ``out``/package; a network that was trained there before is taken as it is."""
     out.mkdir(parents=True, exist_ok=True)
-    with console.ConsoleReporter(GOAL) as reporter:
+    with console.ConsoleReporter() as reporter:
         weights = next(iter(sorted(out.glob("digits-cnn-*.safetensors"))), None)
         if weights is None:
             weights = _train(out, reporter)

@@ -16,11 +16,14 @@ class Reporter:
     def preflight(self, described: JsonObject, baseline: Trial, words: Sequence[str]) -> None:
         """The original was measured; ``words`` say what it does and what can be proved."""
 
-    def trying(self, text: str) -> None:
-        """A new piece of work begins."""
+    def trying(self, text: str, seconds_left: float | None, trials_left: int | None) -> None:
+        """A new piece of work begins, with so much of the budget left."""
 
     def tried(self, trial: Trial) -> None:
         """A trial is finished, or was found finished in the ledger."""
+
+    def best(self, trial: Trial) -> None:
+        """This trial is the best so far that passes on search."""
 
     def progress(self, text: str, fraction: float) -> None:
         """How far the piece of work under way is."""

@@ -127,11 +127,17 @@ def _preflight(trials: Trials, wish: Wish) -> tuple[Judge, JsonObject]:
 def _search(trials: Trials, judge: Judge, reach: JsonObject, wish: Wish) -> None:
     """Search until the budget has ended, there is nothing left to try, or the user has had enough."""
 
+    passed: list[Trial] = []
+
     def evaluate(recipe: Recipe) -> Trial:
         trial = trials.evaluate(recipe)
-        if judge.passes(trial) and not (wish.out / package.MANIFEST).exists():
-            _pack(wish, dossier.gather(trials, judge, trial, None, reach))
-            wish.reporter.note(f"a first package is in {wish.out}, uncertified yet: {recipe}")
+        if judge.passes(trial):
+            passed.append(trial)
+            if judge.best(passed) is trial:
+                wish.reporter.best(trial)
+            if not (wish.out / package.MANIFEST).exists():
+                _pack(wish, dossier.gather(trials, judge, trial, None, reach))
+                wish.reporter.note(f"a first package is in {wish.out}, uncertified yet: {recipe}")
         return trial
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 ROUNDS = 25
 FINAL_ROUNDS = 75
+_LEAST_LIMIT_S = 20.0
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Trials:
         key = self.key(recipe)
         row = self.ledger.find("trial", key=key)
         if row is None:
-            self.reporter.trying(str(recipe))
+            self._announce(str(recipe))
             row = self._run(recipe, key)
             self.ledger.append(row)
         if row["error"] is None and row["rejected"] is None and self.latency_row(key) is None:
@@ -59,7 +61,7 @@ class Trials:
     def _run(self, recipe: Recipe, key: str) -> JsonObject:
         baseline = self.baseline_records if recipe.steps else np.empty(0)
         floor = self.max_drop if recipe.steps else 1.0
-        limit, progress = self._time_limit(), self.reporter.progress
+        limit, progress, began = self._time_limit(), self.reporter.progress, time.monotonic()
         try:
             row: JsonObject = self.worker.call(
                 "trial", recipe.to_json(), key, baseline.tolist(), floor, progress=progress, seconds=limit
@@ -68,14 +70,15 @@ class Trials:
             if not recipe.steps:
                 raise
             failed = {"row": "trial", "key": key, "recipe": recipe.to_json(), "target": str(self.target)}
-            return {**failed, "rejected": None, "error": str(error), "kind": type(error).__name__, "seconds": 0.0}
+            seconds = round(time.monotonic() - began, 3)
+            return {**failed, "rejected": None, "error": str(error), "kind": type(error).__name__, "seconds": seconds}
         return row
 
     def _time_limit(self) -> float | None:
-        """A trial may take what is left of the budget and half of the whole again, then it is stopped."""
+        """A trial may take what is left of the budget and a third of the whole again, then it is stopped."""
         if self.goal.budget.seconds is None:
             return None
-        return max(60.0, self.goal.budget.seconds * 1.5 - self.spent_seconds)
+        return max(_LEAST_LIMIT_S, self.goal.budget.seconds * 4 / 3 - self.spent_seconds)
 
     def time(self, key: str, rounds: int) -> JsonObject:
         """Time a trial's file against the baseline's, and note it."""
@@ -90,7 +93,7 @@ class Trials:
         row = self.ledger.find("probe", key=key)
         if row is None:
             self.check_budget()
-            self.reporter.trying(f"sensitivity to {recipe}")
+            self._announce(f"sensitivity to {recipe}")
             row = self.worker.call("probe", recipe.to_json(), key, progress=self.reporter.progress)
             self.ledger.append(row)
         damage: float | None = row["damage"]
@@ -110,6 +113,11 @@ class Trials:
     def spent_seconds(self) -> float:
         """The work that the ledger holds, in seconds."""
         return float(sum(row.get("seconds", 0.0) for row in self.ledger.rows))
+
+    def _announce(self, text: str) -> None:
+        budget = self.goal.budget
+        seconds = None if budget.seconds is None else budget.seconds - self.spent_seconds
+        self.reporter.trying(text, seconds, None if budget.trials is None else budget.trials - self.count)
 
     @property
     def count(self) -> int:
