@@ -76,7 +76,8 @@ channel_shuffle nonzero _local_scalar_dense"""
 _CREATION = """new_zeros new_ones new_full zeros zeros_like ones ones_like full full_like arange scalar_tensor zero_
 fill fill_ fill_diagonal_"""
 _ELEMENTWISE = """hardswish_ hardtanh_ leaky_relu_ elu_ clamp_ clamp_min_ masked_fill_ prelu _prelu_kernel glu
-fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask"""
+fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask
+_fake_quantize_per_tensor_affine_cachemask_tensor_qparams"""
 
 _IN_PLACE = """_unsafe_view as_strided_ t_ transpose_ squeeze_ unsqueeze_ detach_ empty empty_like empty_strided
 new_empty new_empty_strided lift_fresh"""

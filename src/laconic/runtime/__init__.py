@@ -41,9 +41,8 @@ def runtime_of(target: Target) -> Runtime:
     """The runtime that ``target`` names; raises :class:`TargetError` for an unknown one or a device it lacks."""
     if target.runtime not in RUNTIMES:
         raise TargetError("unknown runtime", got=repr(target.runtime), wanted=f"one of {', '.join(RUNTIMES)}")
-    runtime: Runtime = importlib.import_module(RUNTIMES[target.runtime])  # type: ignore[assignment]
+    runtime: Runtime = importlib.import_module(RUNTIMES[target.runtime])
     if target.device not in runtime.DEVICES:
-        raise TargetError(
-            f"a device that {target.runtime} does not have", got=repr(target.device), wanted=" or ".join(runtime.DEVICES)
-        )
+        wanted = " or ".join(runtime.DEVICES)
+        raise TargetError(f"a device that {target.runtime} does not have", got=repr(target.device), wanted=wanted)
     return runtime

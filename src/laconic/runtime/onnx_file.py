@@ -12,14 +12,21 @@ from torch import nn
 from laconic.core import Arrays, Facts
 from laconic.runtime.export import onnx_of, program_of
 from laconic.runtime.onnx_finish import finish
+from laconic.runtime.onnx_place import graph_of
 
 _PRECISION = "laconic.precision"
 
 
 def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
-    """Write ``model`` to ``path`` with a free batch size (axis 0), and say what the file holds."""
-    program, outputs = program_of(model, {name: torch.as_tensor(x[:2]) for name, x in example.items()})
-    graph = onnx_of(program, list(example), outputs)
+    """Write ``model`` to ``path`` and say what the file holds.
+
+    A model is exported with a free batch size (axis 0); one that came from an ONNX file is written back into it.
+    """
+    if hasattr(model, "to_onnx"):
+        graph = graph_of(model)
+    else:
+        program, outputs = program_of(model, {name: torch.as_tensor(x[:2]) for name, x in example.items()})
+        graph = onnx_of(program, list(example), outputs)
     finish(graph)
     precision = getattr(model, "precision", "f32")
     if precision != "f32":

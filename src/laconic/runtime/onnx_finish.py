@@ -120,21 +120,46 @@ def _fold_padding(graph: ir.Graph) -> None:
 
 
 def _name_global_pooling(graph: ir.Graph) -> None:
-    """ReduceMean over every axis of space, keeping them, is GlobalAveragePool."""
+    """ReduceMean over every axis of space is GlobalAveragePool, and a Flatten where the axes were dropped.
+
+    The quantizer behind the mean is then put on both sides of the Flatten: between them it is moved, not computed.
+    """
     for node in list(graph):
-        if node.op_type != "ReduceMean" or len(node.inputs) < 2:
+        source, axes = node.inputs[0] if node.inputs else None, _axes_of_mean(node)
+        if source is None or source.shape is None or axes is None:
             continue
-        axes, shape = _constant(node.inputs[1]), node.inputs[0].shape if node.inputs[0] is not None else None
-        keeps = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
-        if axes is None or shape is None or not keeps:
+        rank = len(source.shape)
+        if sorted(axis % rank for axis in axes) != list(range(2, rank)):
             continue
-        if sorted(int(a) % len(shape) for a in axes.ravel()) != list(range(2, len(shape))):
-            continue
-        pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=node.name)
-        pool.metadata_props.update(node.metadata_props)
-        pool.outputs[0].shape, pool.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-        pool.outputs[0].name = node.outputs[0].name
-        ir.convenience.replace_nodes_and_values(graph, node, [node], [pool], node.outputs, pool.outputs)
+        pool = _like(ir.node("GlobalAveragePool", [source]), node)
+        chain = [pool]
+        if "keepdims" in node.attributes and not node.attributes["keepdims"].as_int():
+            users = [use.node for use in node.outputs[0].uses()]
+            if len(users) == 1 and users[0].op_type == "QuantizeLinear":
+                constants = users[0].inputs[1:]
+                quantize = _like(ir.node("QuantizeLinear", [pool.outputs[0], *constants]), node)
+                chain += [quantize, _like(ir.node("DequantizeLinear", [quantize.outputs[0], *constants]), node)]
+            chain.append(_like(ir.node("Flatten", [chain[-1].outputs[0]]), node))
+        last = chain[-1].outputs[0]
+        last.shape, last.type, last.name = node.outputs[0].shape, node.outputs[0].type, node.outputs[0].name
+        ir.convenience.replace_nodes_and_values(graph, node, [node], chain, node.outputs, [last])
+
+
+def _axes_of_mean(node: ir.Node) -> list[int] | None:
+    """The axes of a ReduceMean: an input since opset 18, an attribute before."""
+    if node.op_type != "ReduceMean":
+        return None
+    if "axes" in node.attributes:
+        return [int(axis) for axis in node.attributes["axes"].as_ints()]
+    axes = _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return None if axes is None else [int(axis) for axis in axes.ravel()]
+
+
+def _like(node: ir.Node, model: ir.Node) -> ir.Node:
+    """``node`` with the name and the origin of ``model``."""
+    node.name = model.name
+    node.metadata_props.update(model.metadata_props)
+    return node
 
 
 def _drop_unused(graph: ir.Graph) -> None:
@@ -185,8 +210,7 @@ def _shorten_names(model: ir.Model) -> None:
 def _module_of(node: ir.Node, taken: dict[str, int]) -> str:
     scopes = node.metadata_props.get(_SCOPES, "")
     names = [s.strip("'\" ") for s in scopes.strip("[]").split(",")] if scopes else []
-    path = names[-2] if len(names) > 1 else ""
-    path = path or node.op_type.lower()
+    path = (names[-2] if len(names) > 1 else "") or (node.name if not scopes else "") or node.op_type.lower()
     count = taken.get(path, 0)
     taken[path] = count + 1
     return f"{path}/{count}" if count else path

@@ -13,6 +13,7 @@ import numpy as np
 
 from laconic.search.space import KEEPS, Space
 
+
 class Damage:
     """The damage of each group at each notch, from probes of ``{group: {ratio: damage}}``."""
 

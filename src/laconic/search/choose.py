@@ -44,7 +44,10 @@ class Judge:
     def within_limits(self, trial: Trial) -> bool:
         """Whether a trial keeps the latency and the size that the user allows."""
         mine, original = trial.measurements, self.baseline.measurements
-        limits = (("latency", "baseline_latency", self.goal.max_latency), ("file_bytes", "file_bytes", self.goal.max_size))
+        limits = (
+            ("latency", "baseline_latency", self.goal.max_latency),
+            ("file_bytes", "file_bytes", self.goal.max_size),
+        )
         return all(
             limit is None or mine[name].value <= limit.against(original[reference].value)
             for name, reference, limit in limits

@@ -13,7 +13,9 @@ from laconic.core import Recipe, Trial
 from laconic.search.choose import Judge
 
 
-def minimality(winner: Trial, near: Iterable[Recipe], trials: Mapping[str, Trial], judge: Judge) -> dict[str, list[str]]:
+def minimality(
+    winner: Trial, near: Iterable[Recipe], trials: Mapping[str, Trial], judge: Judge
+) -> dict[str, list[str]]:
     """The neighbours ``near``, described, under what was found of them; ``trials`` by recipe key."""
     found: dict[str, list[str]] = {"below the floor": [], "not better": [], "undecided": [], "not tried": []}
     for recipe in near:

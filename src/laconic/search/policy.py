@@ -114,7 +114,9 @@ class Policy:
     def _partly_quantized(self, step: Step) -> Iterator[tuple[Trial, Tail]]:
         """Leave the layers in float that hurt most when they alone are quantized: one, two, four, ... of them."""
         names = [layer.name for layer in self.space.layers]
-        damages = {n: self.tools.probe(Recipe((_with(step, exclude=tuple(m for m in names if m != n)),))) for n in names}
+        damages = {
+            n: self.tools.probe(Recipe((_with(step, exclude=tuple(m for m in names if m != n)),))) for n in names
+        }
         order = sorted(names, key=lambda name: -(damages[name] or 0.0))
         count = 1
         while count < len(names):
@@ -188,9 +190,7 @@ class Policy:
                 return
 
 
-def neighbours(
-    recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]
-) -> Iterator[Recipe]:
+def neighbours(recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Recipe]:
     """The recipes a single notch from this one that may be better, the most promising first: one group with fewer
     channels, one layer fewer in float, other ranges, no integers, integers."""
     for i, step in enumerate(recipe.steps):

@@ -52,7 +52,9 @@ def _array(package: Package, path: Path) -> Any:
         return x.astype(np.float32)
     stated = package.preprocess
     if stated is None:
-        raise DataError("this package does not say how pictures are prepared", fix="give .npy arrays ready for the model")
+        raise DataError(
+            "this package does not say how pictures are prepared", fix="give .npy arrays ready for the model"
+        )
     try:
         with Image.open(path) as picture:
             return preprocessed(picture, stated)[None]

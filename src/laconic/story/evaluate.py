@@ -104,7 +104,7 @@ class Evaluator:
     def _space(self) -> JsonObject:
         traits = self.context.traits
         inputs = {name: x[:1] for name, x in self._example().items()}
-        coupled = coupling(self.model, inputs, self.job.keep)
+        coupled = coupling(copy.deepcopy(self.model), inputs, self.job.keep)
         whole = profile(self.model, inputs)
         layers = {row.name: row for row in whole.layers}
         return {
@@ -229,7 +229,7 @@ class Evaluator:
             "macs": found.macs,
             "params": found.params,
             "unsupported": found.unsupported,
-            "layers": [[row.name, row.macs, row.params] for row in found.layers],
+            "layers": [[row.name, row.macs, row.params] for row in found.layers if row.macs or row.params],
         }
 
     def _score(self, key: str, baseline: Any, floor: float) -> JsonObject:
@@ -353,4 +353,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-

@@ -111,7 +111,9 @@ def print_found(found: JsonObject) -> None:
     proof_of = found["certificate"]
     if proof_of is not None:
         verdict = "stands above the floor" if proof_of["passed"] else "is NOT proved to stand above the floor"
-        seen = "" if proof_of["independent"] else "; these samples were used for its certificate before: not independent"
+        seen = (
+            "" if proof_of["independent"] else "; these samples were used for its certificate before: not independent"
+        )
         console.say(
             f"{verdict}: drop {proof_of['drop']:.2%}, at {proof_of['confidence']:.0%} confidence at most "
             f"{proof_of['bound']:.2%}, {proof_of['max_drop']:.2%} being allowed{seen}"

@@ -26,7 +26,10 @@ def require_disk(folder: Path, baseline_bytes: int) -> None:
     free, needed = shutil.disk_usage(folder).free, baseline_bytes * _FILES_KEPT
     if free < needed:
         raise ResourceError(
-            "not enough disk", got=f"{free / 1e6:.0f} MB free", wanted=f"{needed / 1e6:.0f} MB", fix="give another --out"
+            "not enough disk",
+            got=f"{free / 1e6:.0f} MB free",
+            wanted=f"{needed / 1e6:.0f} MB",
+            fix="give another --out",
         )
 
 

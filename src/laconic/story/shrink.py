@@ -120,7 +120,9 @@ def _preflight(trials: Trials, wish: Wish) -> tuple[Judge, JsonObject]:
     preflight.check_score(trials, wish.expect_score)
     preflight.check_floor(trials)
     reach = preflight.reach(trials)
-    wish.reporter.preflight(trials.described, baseline, [*preflight.samples_in_words(trials), *preflight.in_words(reach)])
+    wish.reporter.preflight(
+        trials.described, baseline, [*preflight.samples_in_words(trials), *preflight.in_words(reach)]
+    )
     return Judge(wish.goal, trials.max_drop, baseline), reach
 
 
@@ -168,7 +170,9 @@ def _prove(trials: Trials, judge: Judge, wish: Wish) -> tuple[Trial, Verdict]:
         tried = [t for t in tried if t.recipe.key == wish.recipe.key]
     candidates = judge.front(tried)
     if not candidates:
-        wish.reporter.note("no candidate is better than the original within the limits; the safest is kept, uncertified")
+        wish.reporter.note(
+            "no candidate is better than the original within the limits; the safest is kept, uncertified"
+        )
         candidates = sorted(tried, key=lambda t: (t.measurements["p_search"].value, t.recipe.key))[:FRONT]
     if not candidates:
         reasons = "; ".join(f"{t.recipe}: {t.error or t.rejected}" for t in trials.all() if t.recipe.steps)

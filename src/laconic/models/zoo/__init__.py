@@ -14,7 +14,5 @@ ZOO: dict[str, Entry] = {
     "cifar-resnet-32": cifar_resnet.entry(32),
     "cifar-resnet-56": cifar_resnet.entry(56),
     **{f"mobilenet-v1-{w}-{r}": mobilenet_v1.entry(w, r) for w in (0.25, 0.5, 0.75, 1.0) for r in (128, 160, 192, 224)},
-    "digits-cnn-16": digits_cnn.entry(16),
-    "digits-cnn-32": digits_cnn.entry(32),
-    "digits-cnn-64": digits_cnn.entry(64),
+    **{f"digits-cnn-{width}": digits_cnn.entry(width) for width in (16, 32, 64, 128)},
 }

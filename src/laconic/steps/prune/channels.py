@@ -40,6 +40,8 @@ class PruneChannels:
     def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
         if attached(model) is not None:
             raise RecipeError("PruneChannels after Quantize", fix="prune first, then quantize")
+        if not any((self.ratio, *self.layers.values())):
+            return model, {"removed": {}, "left_whole": {}, "inputs": {}}
         batch = task.train.read([0, 1])
         example = {name: torch.as_tensor(x) for name, x in batch.inputs.items()}
         coupled = coupling(model, example, context.keep)
@@ -64,6 +66,8 @@ class PruneChannels:
         return model, {"removed": removed, "left_whole": coupled.left_whole, "inputs": _shapes(example)}
 
     def restore(self, model: Any, facts: Facts) -> Any:
+        if not facts["inputs"]:
+            return model
         example = {name: torch.zeros(shape) for name, shape in facts["inputs"].items()}
         coupled = coupling(model, example, ())
         for name, indices in facts["removed"].items():

@@ -41,7 +41,17 @@ class Coupling:
 
 
 def coupling(model: nn.Module, example: Mapping[str, Tensor], keep: Sequence[str]) -> Coupling:
-    """The prunable groups of ``model``; ``example`` has one or more samples."""
+    """The prunable groups of ``model``; ``example`` has one or more samples.
+
+    ``model`` is changed in place, without a change of its outputs: modules that say how to be a convolution
+    (``as_convolution``) become one. torch-pruning follows a slice with a zero padding of channels wrongly, and would
+    couple channels that do not belong together.
+    """
+    if hasattr(model, "to_onnx"):
+        return Coupling((), {"": "channels of an ONNX file cannot be removed yet"}, None)
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "as_convolution"):
+            surgery.set_module(model, name, module.as_convolution())
     outputs = surgery.output_layers(surgery.trace(model, example))
     names: dict[nn.Module, str] = {layer: name for name, layer in surgery.weighted_layers(model).items()}
     inputs = next(iter(example.values())) if len(example) == 1 else dict(example)
