@@ -14,6 +14,7 @@ from laconic import console, doctor as doctors
 from laconic.core import Goal, JsonObject, Preprocess, Recipe, Target, Task, percent
 from laconic.errors import FolderError, InputError, RecipeError, TargetError
 from laconic.pack import package
+from laconic.report import words
 
 CERTIFIED, UNCERTIFIED = 0, 3
 
@@ -165,13 +166,13 @@ def profile(options: Namespace) -> int:
         print(json.dumps(found))
         return 0
     rows = [
-        [row["name"], row["type"], console.count(row["params"]), console.count(row["macs"])]
+        [row["name"], row["type"], words.count(row["params"]), words.count(row["macs"])]
         for row in found["layers"]
         if row["params"] or row["macs"]
     ]
     console.table(options.model, ["layer", "type", "parameters", "MACs"], rows)
-    activations, weights = console.size(found["activations_bytes"]), console.size(found["size_bytes"])
-    console.say(f"{console.count(found['params'])} parameters ({weights}), {console.count(found['macs'])} MACs")
+    activations, weights = words.size(found["activations_bytes"]), words.size(found["size_bytes"])
+    console.say(f"{words.count(found['params'])} parameters ({weights}), {words.count(found['macs'])} MACs")
     console.say(f"{activations} of activations written per sample, at batch 1 in float32")
     if found["unsupported"]:
         console.say(f"not counted: {', '.join(f'{name} x{n}' for name, n in found['unsupported'].items())}")
@@ -193,7 +194,7 @@ def export(options: Namespace) -> int:
     if options.json:
         print(json.dumps(found))
     else:
-        console.say(f"wrote {found['file']} ({console.size(found['bytes'])}) for {found['target']}")
+        console.say(f"wrote {found['file']} ({words.size(found['bytes'])}) for {found['target']}")
         console.say(f"its outputs there differ by {found['difference']:.1e} from those on {found['certified_on']}")
     return 0
 

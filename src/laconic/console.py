@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from laconic.core import JsonObject, Trial
+from laconic.report.words import count, in_words, size
 from laconic.story.reporter import Reporter
 
 
@@ -95,22 +95,6 @@ def _found(trial: Trial) -> str:
     return f"{size(m['file_bytes'].value):>9} {speed} drop {m['drop'].value:+6.2%}{noisy}"
 
 
-def size(value: float) -> str:
-    """Bytes for people, in powers of ten."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value:.0f} B"
-
-
-def count(value: float) -> str:
-    """A count for people: 2.29 M."""
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value:.0f}"
-
-
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output, as wide as the terminal at the most."""
     drawn = Table(*columns, title=title or None, title_justify="left", box=box.SIMPLE, pad_edge=False)
@@ -142,17 +126,3 @@ def print_result(summary: JsonObject, dossier: JsonObject) -> None:
 
 def _interval(speed: JsonObject) -> str:
     return f"{speed['value']:.2f}x faster ({speed['low']:.2f} to {speed['high']:.2f})"
-
-
-def in_words(dossier: JsonObject) -> str:
-    """The certificate as a sentence."""
-    found: Any = dossier["certificate"]
-    if found is None:
-        return "not certified yet: the search was still running when this was written"
-    what = {"top1": "top-1 accuracy", "agreement": "agreement with the original"}.get(found["metric"], found["metric"])
-    measured = f"{what} fell by {found['drop']:.2%} on {found['n']} held-out samples"
-    bound = f"at {found['confidence']:.0%} confidence by at most {found['bound']:.2%}"
-    if dossier["status"] != "certified":
-        return f"NOT CERTIFIED: {measured}; {bound}, and {found['max_drop']:.2%} is allowed"
-    again = "" if found["independent"] else f" (this holdout was opened {found['opening']} times: not independent)"
-    return f"certified: {measured}; {bound}, {found['max_drop']:.2%} being allowed{again}"

@@ -1,0 +1,173 @@
+"""Numbers and verdicts as words: the same ones in the report, on the terminal and in the picture.
+
+A *point* is a hundredth of the score. Bounds are rounded up, so that what is printed is never less than what was shown.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from laconic.core import JsonObject
+
+_TIE_SIZE = 0.01
+_METRICS = {"top1": "top-1 accuracy", "agreement": "agreement with the original"}
+_SHORT = {"top1": "top-1"}
+
+
+def size(value: float) -> str:
+    """Bytes for people, in powers of ten."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def count(value: float) -> str:
+    """A count for people: 2.29 M."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def latency(ms: float) -> str:
+    """A time for people: 36.3 µs, 4.15 ms."""
+    if ms >= 1000:
+        return f"{ms / 1000:.3g} s"
+    return f"{ms:.3g} ms" if ms >= 0.1 else f"{ms * 1000:.3g} µs"
+
+
+def factor(value: float) -> str:
+    """A ratio for people: 1.68, 11.4, 114."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def points(fraction: float) -> str:
+    """0.005 -> 0.50, in points."""
+    return f"{100 * fraction + 0.0:.2f}".replace("-0.00", "0.00")
+
+
+def points_at_most(fraction: float) -> str:
+    """A bound in points, rounded up."""
+    return f"{math.ceil(1e4 * fraction - 1e-6) / 100 + 0.0:.2f}"
+
+
+def percent(fraction: float) -> str:
+    """0.95 -> 95 %, 0.999 -> 99.9 %."""
+    return f"{100 * fraction:.6g} %"
+
+
+def smaller(ratio: JsonObject) -> str:
+    """What became of the file."""
+    value = float(ratio["size"])
+    if abs(value - 1) < _TIE_SIZE:
+        return "as large as the original"
+    return f"{factor(value)}x smaller" if value > 1 else f"{factor(1 / value)}x larger"
+
+
+def faster(ratio: JsonObject) -> str:
+    """What became of the latency; one whose interval holds 1 is no change."""
+    speed = ratio["latency"]
+    if speed["low"] <= 1 <= speed["high"]:
+        return "as fast as the original"
+    return f"{factor(speed['value'])}x faster" if speed["value"] > 1 else f"{factor(1 / speed['value'])}x slower"
+
+
+def metric(name: str) -> str:
+    """The score's name, written out."""
+    return _METRICS.get(name, name)
+
+
+def headline(dossier: JsonObject) -> tuple[str, str]:
+    """What became of the model, and what is known of its score."""
+    became = f"{smaller(dossier['ratio'])}, {faster(dossier['ratio'])}"
+    found: Any = dossier["certificate"]
+    if found is None:
+        return became, "not certified yet: the search was still running when this was written"
+    name, sure = _SHORT.get(found["metric"], found["metric"]), percent(found["confidence"])
+    if dossier["status"] == "certified":
+        return became, f"certified: {name} fell by at most {points_at_most(found['bound'])} points at {sure}"
+    return became, f"NOT CERTIFIED: {name} may have fallen by up to {points_at_most(found['bound'])} points at {sure}"
+
+
+def in_words(dossier: JsonObject) -> str:
+    """The certificate as a sentence."""
+    found: Any = dossier["certificate"]
+    if found is None:
+        return "not certified yet: the search was still running when this was written"
+    measured = f"{metric(found['metric'])} {_fell(found['drop'])} on {found['n']} held-out samples"
+    bound = f"at {percent(found['confidence'])} confidence by at most {points_at_most(found['bound'])} points"
+    allowed = f"{points(found['max_drop'])} being allowed"
+    if dossier["status"] != "certified":
+        return f"NOT CERTIFIED: {measured}; {bound}, {allowed}"
+    again = "" if found["independent"] else f" (this holdout was opened {found['opening']} times: not independent)"
+    return f"certified: {measured}; {bound}, {allowed}{again}"
+
+
+def explained(dossier: JsonObject) -> list[str]:
+    """The certificate for somebody who does not read intervals, as paragraphs."""
+    found: Any = dossier["certificate"]
+    without_labels = [_WITHOUT_LABELS] if dossier["metric"]["name"] == "agreement" else []
+    if found is None:
+        return [*without_labels, _RUNNING]
+    sure, allowed = percent(found["confidence"]), points(found["max_drop"])
+    lines = [*without_labels, _counted(dossier, found)]
+    if dossier["status"] == "certified":
+        lines.append(
+            f"On data like these samples, {metric(found['metric'])} falls by at most {points_at_most(found['bound'])} "
+            f"points; {allowed} were allowed. A statement made in this way is true at least {sure} of the time."
+        )
+    else:
+        lines.append(_unproved(found))
+    if not found["independent"]:
+        lines.append(
+            f"This holdout was opened {found['opening']} times. What was learned from earlier openings may have led to "
+            "this model, so the evidence is not independent and the confidence stated is too high."
+        )
+    return lines
+
+
+_RUNNING = (
+    "The search was still running when this was written. The scores are those of the samples that the search chooses "
+    "by, which flatter the chosen. The certificate comes at its end, from samples that it has not seen."
+)
+_WITHOUT_LABELS = (
+    "There were no labels. The score is agreement: the share of samples on which the small model decides as the "
+    "original does. The original scores 100 % by definition; whether it is right, this cannot tell."
+)
+
+
+def _fell(drop: float) -> str:
+    if drop == 0:
+        return "did not change"
+    return f"rose by {points(-drop)} points" if drop < 0 else f"fell by {points(drop)} points"
+
+
+def _counted(dossier: JsonObject, found: JsonObject) -> str:
+    n, name = found["n"], metric(found["metric"])
+    aside = f"On {n:,} samples that were kept aside until the search had ended"
+    before, after = dossier["baseline"]["score"], dossier["best"]["score"]
+    if found["lost"] is None:
+        return f"{aside}, {name} went from {before:.4f} to {after:.4f}: it {_fell(found['drop'])}."
+    if found["metric"] == "agreement":
+        return f"{aside}, the small model decided differently from the original on {found['lost']:,}."
+    return (
+        f"{aside}, the original is right on {round(before * n):,} and the small model on {round(after * n):,}: "
+        f"{found['lost']:,} were lost and {found['won']:,} won, so it {_fell(found['drop'])}."
+    )
+
+
+def _unproved(found: JsonObject) -> str:
+    bound, allowed, sure = points_at_most(found["bound"]), points(found["max_drop"]), percent(found["confidence"])
+    if found["drop"] > found["max_drop"]:
+        return f"That is more than the {allowed} points allowed; at {sure} confidence it may be up to {bound}."
+    if found["bound"] <= found["max_drop"]:
+        return (
+            f"Alone, the bound of {bound} points would be within the {allowed} allowed. But candidates are tested in "
+            "an order that was written down before, and an earlier one failed: after that nothing is proved."
+        )
+    return (
+        f"This is no proof that it fell by less than the {allowed} points allowed: at {sure} "
+        f"confidence it may have fallen by up to {bound}. More held-out samples would give a tighter bound."
+    )
