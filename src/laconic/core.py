@@ -81,6 +81,10 @@ class Preprocess:
     def to_json(self) -> JsonObject:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, stated: JsonObject) -> Preprocess:
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()})
+
 
 @dataclass(frozen=True)
 class Metric:

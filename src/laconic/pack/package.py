@@ -57,7 +57,7 @@ class Package:
     @property
     def preprocess(self) -> Preprocess | None:
         stated = self.manifest["preprocess"]
-        return Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}) if stated else None
+        return Preprocess.from_json(stated) if stated else None
 
 
 def write(folder: Path, manifest: JsonObject, model: Path, baseline: Path, report: str) -> Package:
@@ -75,7 +75,9 @@ def read(folder: Path) -> Package:
     """Read a package; raises :class:`FolderError` if ``folder`` is none, or if its model is not the one it names."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise FolderError("not a package", got=str(folder), wanted=f"a folder with {MANIFEST}", fix="name shrink's --out")
+        raise FolderError(
+            "not a package", got=str(folder), wanted=f"a folder with {MANIFEST}", fix="name shrink's --out"
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema"]

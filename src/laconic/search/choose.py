@@ -1,6 +1,7 @@
 """Which of some trials is best, and which are worth showing to the holdout: pure functions of trials.
 
-Latencies within 3 % and sizes within 1 % are ties. Of equal trials the smaller file wins, then the recipe's hash.
+Latencies within 3 % and sizes within 1 % are ties. Of equal trials the smaller file wins, then the one that search
+trusts more, then the recipe's hash.
 """
 
 from __future__ import annotations
@@ -58,12 +59,14 @@ class Judge:
         return self.eligible(trial) and self.holds(trial)
 
     def best(self, trials: Sequence[Trial]) -> Trial | None:
-        """The cheapest trial; among ties the smallest file, then the recipe's hash."""
+        """The cheapest trial; among ties the smallest file, then the safest, then the first by the recipe's hash."""
         if not trials:
             return None
         least = min(self.cost(t) for t in trials)
         tied = [t for t in trials if self.cost(t) <= least * (1 + TIES[self.goal.minimize])]
-        return min(tied, key=lambda t: (t.measurements["file_bytes"].value, t.recipe.key))
+        size = min(t.measurements["file_bytes"].value for t in tied)
+        small = [t for t in tied if t.measurements["file_bytes"].value <= size * (1 + TIES["size"])]
+        return min(small, key=lambda t: (t.measurements["p_search"].value, t.recipe.key))
 
     def improves(self, trial: Trial, on: Trial | None) -> bool:
         """Whether ``trial`` is better than ``on`` by more than a tie, or tied and smaller by more than a tie."""

@@ -179,15 +179,13 @@ class Policy:
 
     def _refine(self) -> None:
         """Try every single notch around the best; where one is better, begin again around that; end when none is."""
-        centre = self.best
-        while centre is not None:
+        centre, before = self.best, None
+        while centre is not None and centre is not before:
             for neighbour in neighbours(centre.recipe, self.space, self.goal, self.tools.steps):
                 trial = self._try(*neighbour.steps)
                 if self.judge.passes(trial) and self.judge.improves(trial, centre):
                     break
             centre, before = self.best, centre
-            if centre is None or centre.recipe.key == before.recipe.key:
-                return
 
 
 def neighbours(recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Recipe]:
@@ -230,4 +228,4 @@ def _by_saving(notches: Mapping[str, int], space: Space, goal: Goal) -> Sequence
 
 
 def _with(step: Step, **settings: object) -> Step:
-    return replace(step, **settings)  # type: ignore[type-var, no-any-return]
+    return replace(step, **settings)  # type: ignore[type-var]

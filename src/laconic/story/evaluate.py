@@ -214,10 +214,9 @@ class Evaluator:
         where = None
         if path.suffix == ".onnx":
             where = first_difference(model, path, example, tolerance, self._open_path)
-        raise DeployError(
-            f"the deployed file does not agree with the model (relative error {max(errors):.2g}, allowed {tolerance:g}); "
-            + (f"it begins at layer {where}" if where else "no single layer differs")
-        )
+        beginning = f"it begins at layer {where}" if where else "no single layer differs"
+        found_error = f"relative error {max(errors):.2g}, allowed {tolerance:g}"
+        raise DeployError(f"the deployed file does not agree with the model ({found_error}); {beginning}")
 
     def _size(self, model: nn.Module, key: str) -> JsonObject:
         path = self.path(key)
@@ -297,17 +296,23 @@ class Evaluator:
         """How far a recipe moves the outputs on the calibration samples, in torch: ||y - y'||^2 / ||y - mean y||^2."""
         start = time.monotonic()
         row: JsonObject = {"row": "probe", "key": key, "recipe": rows, "damage": None, "error": None}
-        inputs = {name: torch.as_tensor(x) for name, x in self.task.calibration_batch().inputs.items()}
+        inputs, wanted = self._calibration
         try:
             model, _ = Recipe.parse(rows, STEPS).apply(self.model, self.task, self.context)
             with torch.no_grad():
-                wanted = next(iter(surgery.call(self.model, inputs).values())).double()
                 found = next(iter(surgery.call(model.eval(), inputs).values())).double()
             spread = (wanted - wanted.mean(0)).square().sum()
             row["damage"] = float((found - wanted).square().sum() / spread.clamp_min(1e-30))
         except LaconicError as error:
             row["error"] = str(error)
         return {**row, "seconds": round(time.monotonic() - start, 3)}
+
+    @functools.cached_property
+    def _calibration(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The calibration samples and the original's first output on them."""
+        inputs = {name: torch.as_tensor(x) for name, x in self.task.calibration_batch().inputs.items()}
+        with torch.no_grad():
+            return inputs, next(iter(surgery.call(self.model, inputs).values())).double()
 
     def probe_training(self) -> JsonObject:
         """Seconds that training takes per sample of the original network, distillation included."""

@@ -190,4 +190,4 @@ def _pack(wish: Wish, found: JsonObject) -> package.Package:
     """Write the package; its report and its manifest say what ``found`` says."""
     suffix = ".pt2" if wish.target.runtime == "torch" else ".onnx"
     files = [wish.out / "trials" / f"{found[name]['key']}{suffix}" for name in ("best", "baseline")]
-    return package.write(wish.out, found, *files, report=render(found))
+    return package.write(wish.out, found, files[0], files[1], render(found))
