@@ -1,0 +1,12 @@
+"""What all tests share: one thread, so that they leave the machine's other cores alone and repeat to the bit."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
