@@ -19,6 +19,7 @@ from laconic.core import JsonObject
 from laconic.errors import FolderError
 
 SCHEMA = 1
+_START = b'{"row":"header"'
 
 
 class Ledger:
@@ -64,6 +65,10 @@ def read(path: Path) -> list[JsonObject]:
 def _finished_rows(path: Path) -> list[JsonObject]:
     rows, length = _parse(path)
     if length < path.stat().st_size:
+        with path.open("rb") as file:
+            start = file.read(len(_START))
+        if not rows and not _START.startswith(start):
+            raise FolderError(f"{path} is not a ledger of laconic", fix="give another --out")
         with path.open("r+b") as file:
             file.truncate(length)
     return rows
