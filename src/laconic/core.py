@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from laconic.errors import GoalError, RecipeError, TargetError
@@ -260,7 +260,7 @@ class Target:
         values: dict[str, int] = {}
         for option in options:
             name, _, value = option.partition("=")
-            if name not in ("threads", "batch") or not value.isdigit() or int(value) < 1:
+            if name not in ("threads", "batch") or not value.isdecimal() or int(value) < 1:
                 raise TargetError(
                     "a target's option cannot be read", got=repr(option), wanted="threads=N or batch=N, N at least 1"
                 )
@@ -372,7 +372,8 @@ class Recipe:
 
 def _settings(step: Step, *, every: bool = False) -> JsonObject:
     values = json.loads(json.dumps(asdict(step)))  # type: ignore[call-overload]  # steps are dataclasses
-    defaults = {f.name: f.default for f in fields(step)}  # type: ignore[arg-type]
+    made = fields(step)  # type: ignore[arg-type]
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in made}
     plain = json.loads(json.dumps(defaults, default=lambda value: None))
     return {name: value for name, value in values.items() if every or value != plain[name]}
 
@@ -392,7 +393,7 @@ def _parse_step(row: object, table: Mapping[str, type[Step]]) -> Step:
     if not isinstance(row, dict) or "step" not in row:
         raise RecipeError("a step without a name", got=repr(row), wanted="a mapping with the key 'step'")
     settings = {name: value for name, value in row.items() if name != "step"}
-    kind = table.get(row["step"])
+    kind = table.get(row["step"]) if isinstance(row["step"], str) else None
     if kind is None:
         raise RecipeError("unknown step", got=repr(row["step"]), wanted=f"one of {', '.join(sorted(table))}")
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]

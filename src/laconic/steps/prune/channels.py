@@ -18,6 +18,7 @@ from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError, TrialError
 from laconic.fake_quantize import attached
 from laconic.steps.prune.groups import coupling, importance, pruned
+from laconic.steps.settings import check_types
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class PruneChannels:
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, ratio in {"ratio": self.ratio, **self.layers}.items():
             if not 0 <= ratio < 1:
                 raise RecipeError(f"PruneChannels of {name}", got=ratio, wanted="0 up to, not including, 1")

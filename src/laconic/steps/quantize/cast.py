@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
+from laconic.steps.settings import check_types
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,7 @@ class Cast:
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.precision not in ("f32", "bf16"):
-            raise RecipeError("unknown precision of Cast", got=repr(self.precision), wanted="f32 or bf16")
+        check_types(self)
 
     def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
         if self.precision not in context.traits.precisions:

@@ -26,6 +26,7 @@ from laconic.errors import RecipeError
 from laconic.fake_quantize import FakeQuantize, Shared, attach, attached
 from laconic.steps.quantize.placement import Placement, place
 from laconic.steps.quantize.ranges import RANGES, Histogram, affine
+from laconic.steps.settings import check_types
 
 _BINS = 2048
 _CHUNK = 32
@@ -44,8 +45,7 @@ class Quantize:
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.ranges not in RANGES:
-            raise RecipeError("unknown ranges of Quantize", got=repr(self.ranges), wanted=", ".join(RANGES))
+        check_types(self)
 
     def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
         if attached(model) is not None:

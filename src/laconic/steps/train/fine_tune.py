@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
+from laconic.steps.settings import check_types
 from laconic.steps.train.fit import Schedule, fit
 
 
@@ -27,6 +28,7 @@ class FineTune:
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.epochs < 0 or self.lr <= 0 or self.batch < 1 or self.weight_decay < 0 or self.temperature <= 0:
             raise RecipeError("a setting of FineTune out of range", got=self, wanted="positive numbers")
         if not 0 <= self.distill <= 1:
