@@ -1,0 +1,1 @@
+"""What a search returns: the folder, its manifest and its files."""

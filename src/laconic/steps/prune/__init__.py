@@ -1,0 +1,1 @@
+"""Steps that take parts of a network away."""

@@ -1,0 +1,1 @@
+"""Steps that change how numbers are stored and computed."""
