@@ -1,7 +1,6 @@
-"""The report of a package: one self-contained HTML file."""
+"""The report of a package: a page, a picture for a README, the terminal. Pure functions of a dossier."""
 
-from laconic.core import JsonObject
+from laconic.report.page import render
+from laconic.report.picture import front_svg
 
-
-def render(dossier: JsonObject) -> str:
-    return "<html></html>"
+__all__ = ["front_svg", "render"]

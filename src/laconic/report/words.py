@@ -19,7 +19,7 @@ def size(value: float) -> str:
     """Bytes for people, in powers of ten."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= scale:
-            return f"{value / scale:.3g} {unit}"
+            return f"{factor(value / scale)} {unit}"
     return f"{value:.0f} B"
 
 
@@ -27,19 +27,19 @@ def count(value: float) -> str:
     """A count for people: 2.29 M."""
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= scale:
-            return f"{value / scale:.3g} {unit}"
+            return f"{factor(value / scale)} {unit}"
     return f"{value:.0f}"
 
 
 def latency(ms: float) -> str:
     """A time for people: 36.3 µs, 4.15 ms."""
     if ms >= 1000:
-        return f"{ms / 1000:.3g} s"
-    return f"{ms:.3g} ms" if ms >= 0.1 else f"{ms * 1000:.3g} µs"
+        return f"{factor(ms / 1000)} s"
+    return f"{factor(ms)} ms" if ms >= 0.1 else f"{factor(ms * 1000)} µs"
 
 
 def factor(value: float) -> str:
-    """A ratio for people: 1.68, 11.4, 114."""
+    """A number for people, three digits of it: 1.68, 11.4, 114."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
@@ -79,23 +79,28 @@ def metric(name: str) -> str:
     return _METRICS.get(name, name)
 
 
-def headline(dossier: JsonObject) -> tuple[str, str]:
-    """What became of the model, and what is known of its score."""
+def short_metric(name: str) -> str:
+    """The score's name, for narrow places."""
+    return _SHORT.get(name, name)
+
+
+def headline(dossier: JsonObject) -> tuple[str, str, str]:
+    """What became of the model, the verdict, and what is known of its score."""
     became = f"{smaller(dossier['ratio'])}, {faster(dossier['ratio'])}"
     found: Any = dossier["certificate"]
     if found is None:
-        return became, "not certified yet: the search was still running when this was written"
-    name, sure = _SHORT.get(found["metric"], found["metric"]), percent(found["confidence"])
+        return became, _UNDECIDED, _WHY_UNDECIDED
+    name, bound, sure = short_metric(found["metric"]), points_at_most(found["bound"]), percent(found["confidence"])
     if dossier["status"] == "certified":
-        return became, f"certified: {name} fell by at most {points_at_most(found['bound'])} points at {sure}"
-    return became, f"NOT CERTIFIED: {name} may have fallen by up to {points_at_most(found['bound'])} points at {sure}"
+        return became, "certified", f"{name} fell by at most {bound} points at {sure}"
+    return became, "NOT CERTIFIED", f"{name} may have fallen by up to {bound} points at {sure}"
 
 
 def in_words(dossier: JsonObject) -> str:
     """The certificate as a sentence."""
     found: Any = dossier["certificate"]
     if found is None:
-        return "not certified yet: the search was still running when this was written"
+        return f"{_UNDECIDED}: {_WHY_UNDECIDED}"
     measured = f"{metric(found['metric'])} {_fell(found['drop'])} on {found['n']} held-out samples"
     bound = f"at {percent(found['confidence'])} confidence by at most {points_at_most(found['bound'])} points"
     allowed = f"{points(found['max_drop'])} being allowed"
@@ -128,6 +133,7 @@ def explained(dossier: JsonObject) -> list[str]:
     return lines
 
 
+_UNDECIDED, _WHY_UNDECIDED = "not certified yet", "the search was still running when this was written"
 _RUNNING = (
     "The search was still running when this was written. The scores are those of the samples that the search chooses "
     "by, which flatter the chosen. The certificate comes at its end, from samples that it has not seen."
@@ -154,7 +160,7 @@ def _counted(dossier: JsonObject, found: JsonObject) -> str:
         return f"{aside}, the small model decided differently from the original on {found['lost']:,}."
     return (
         f"{aside}, the original is right on {round(before * n):,} and the small model on {round(after * n):,}: "
-        f"{found['lost']:,} were lost and {found['won']:,} won, so it {_fell(found['drop'])}."
+        f"{found['lost']:,} were lost and {found['won']:,} won, so {name} {_fell(found['drop'])}."
     )
 
 
