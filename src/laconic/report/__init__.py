@@ -2,5 +2,6 @@
 
 from laconic.report.page import render
 from laconic.report.picture import front_svg
+from laconic.report.terminal import print_report
 
-__all__ = ["front_svg", "render"]
+__all__ = ["front_svg", "print_report", "render"]

@@ -59,6 +59,7 @@ def front_svg(dossier: JsonObject) -> str:
     width, height = 860.0, 420.0
     became, verdict, known = headline(dossier)
     certified = dossier["status"] == "certified"
+    letters = int((width - 76 - text_width(became, 18)) / text_width("m"))
     ground = {"fill": theme.LIGHT["paper"], "stroke": theme.LIGHT["line"]}
     return element(
         "svg",
@@ -67,8 +68,7 @@ def front_svg(dossier: JsonObject) -> str:
         element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=8, **ground),
         text(24, 36, became, "title"),
         text(24, 57, f"{verdict}: {known}", "known good" if certified else "known bad"),
-        text(width - 28, 35, shorten(dossier["model"]["source"], 52), "quiet", "end"),
-        text(width - 28, 56, shorten(dossier["target"], 52), "quiet", "end"),
+        text(width - 28, 35, shorten(f"{dossier['model']['source']}, {dossier['target']}", letters), "quiet", "end"),
         _drawing(dossier, (24, 88, width - 28, height - 14), linked=False),
         xmlns="http://www.w3.org/2000/svg",
         class_="front",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from laconic.core import JsonObject
@@ -88,20 +88,25 @@ def _reason(dossier: JsonObject, trial: JsonObject, status: str) -> str:
     """Why a trial cannot win, as far as the dossier tells; empty for one that can."""
     if status in ("failed", "rejected", "noisy"):
         return str(trial["error"] or trial["rejected"])
-    if status in ("original", "passes") or trial["passes"]:
+    if status == "original" or trial["passes"]:
         return ""
-    found, allowed = trial["measurements"], dossier["goal"]["max_drop"]
-    if "drop" in found and found["drop"][0] > allowed:
-        return f"its drop is above the {points(allowed)} points allowed"
-    if "expected_bound" in found and found["expected_bound"][0] > allowed:
-        expected = points_at_most(found["expected_bound"][0])
-        if trial["chosen"] and dossier["certificate"] is not None:
-            bound = points_at_most(dossier["certificate"]["bound"])
-            return f"from search a bound of {expected} points was to be expected; the holdout gave {bound}"
-        return f"a holdout like search would bound its drop at {expected} points; {points(allowed)} are allowed"
-    if "speedup" not in found:
-        return "not timed"
-    return "no improvement on the original, or outside the limits"
+    found = {name: interval[0] for name, interval in trial["measurements"].items()}
+    certificate = dossier["certificate"]
+    if status == "chosen" and certificate and "expected_bound" in found:
+        expected, bound = points_at_most(found["expected_bound"]), points_at_most(certificate["bound"])
+        return f"from search a bound of {expected} points was to be expected; the holdout gave {bound}"
+    return _shortfall(found, dossier["goal"]["max_drop"])
+
+
+def _shortfall(found: Mapping[str, float], max_drop: float) -> str:
+    """What a trial that was measured to the end lacks."""
+    allowed = points(max_drop)
+    if found.get("drop", 0.0) > max_drop:
+        return f"its drop is above the {allowed} points allowed"
+    if found.get("expected_bound", 0.0) > max_drop:
+        expected = points_at_most(found["expected_bound"])
+        return f"a holdout like search would bound its drop at {expected} points; {allowed} are allowed"
+    return "no improvement on the original, or outside the limits" if "speedup" in found else "not timed"
 
 
 def front(found: Sequence[Row]) -> list[Row]:

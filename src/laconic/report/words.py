@@ -35,7 +35,7 @@ def latency(ms: float) -> str:
     """A time for people: 36.3 µs, 4.15 ms."""
     if ms >= 1000:
         return f"{factor(ms / 1000)} s"
-    return f"{factor(ms)} ms" if ms >= 0.1 else f"{factor(ms * 1000)} µs"
+    return f"{factor(ms)} ms" if ms >= 1 else f"{factor(ms * 1000)} µs"
 
 
 def factor(value: float) -> str:
@@ -90,10 +90,11 @@ def headline(dossier: JsonObject) -> tuple[str, str, str]:
     found: Any = dossier["certificate"]
     if found is None:
         return became, _UNDECIDED, _WHY_UNDECIDED
-    name, bound, sure = short_metric(found["metric"]), points_at_most(found["bound"]), percent(found["confidence"])
+    name, sure = short_metric(found["metric"]), percent(found["confidence"])
     if dossier["status"] == "certified":
-        return became, "certified", f"{name} fell by at most {bound} points at {sure}"
-    return became, "NOT CERTIFIED", f"{name} may have fallen by up to {bound} points at {sure}"
+        return became, "certified", f"{name} {_fell_at_most(found['bound'])} at {sure}"
+    bound, allowed = points_at_most(found["bound"]), points(found["max_drop"])
+    return became, "NOT CERTIFIED", f"{name} may have fallen by up to {bound} points at {sure}, {allowed} being allowed"
 
 
 def in_words(dossier: JsonObject) -> str:
@@ -102,7 +103,7 @@ def in_words(dossier: JsonObject) -> str:
     if found is None:
         return f"{_UNDECIDED}: {_WHY_UNDECIDED}"
     measured = f"{metric(found['metric'])} {_fell(found['drop'])} on {found['n']} held-out samples"
-    bound = f"at {percent(found['confidence'])} confidence by at most {points_at_most(found['bound'])} points"
+    bound = f"at {percent(found['confidence'])} confidence it {_fell_at_most(found['bound'])}"
     allowed = f"{points(found['max_drop'])} being allowed"
     if dossier["status"] != "certified":
         return f"NOT CERTIFIED: {measured}; {bound}, {allowed}"
@@ -120,8 +121,8 @@ def explained(dossier: JsonObject) -> list[str]:
     lines = [*without_labels, _counted(dossier, found)]
     if dossier["status"] == "certified":
         lines.append(
-            f"On data like these samples, {metric(found['metric'])} falls by at most {points_at_most(found['bound'])} "
-            f"points; {allowed} were allowed. A statement made in this way is true at least {sure} of the time."
+            f"On data like these samples, {metric(found['metric'])} {_fell_at_most(found['bound'])}; {allowed} were "
+            f"allowed. A statement made in this way is true at least {sure} of the time."
         )
     else:
         lines.append(_unproved(found))
@@ -148,6 +149,12 @@ def _fell(drop: float) -> str:
     if drop == 0:
         return "did not change"
     return f"rose by {points(-drop)} points" if drop < 0 else f"fell by {points(drop)} points"
+
+
+def _fell_at_most(bound: float) -> str:
+    """The bound of a drop; one below zero says that the score rose."""
+    words = points_at_most(bound)
+    return f"rose by at least {words[1:]} points" if words.startswith("-") else f"fell by at most {words} points"
 
 
 def _counted(dossier: JsonObject, found: JsonObject) -> str:
