@@ -134,6 +134,46 @@ class Twice(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Shuffled(nn.Module):
+    """Grouped convolution, shapes taken apart at run time, chunks, a gate: what only moves and what is no integer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, padding=1)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.gate = nn.Linear(8, 8)
+        self.head = nn.Linear(4 * 16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        x = F.hardtanh(self.grouped(x), -1.0, 2.0)
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
+        left, right = x.chunk(2, 1)
+        return self.head((left - 0.5 * right).view(x.size(0), -1))
+
+
+class Tokens(nn.Module):
+    """One block of a vision transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 2, 2)
+        self.norm = nn.LayerNorm(8)
+        self.qkv = nn.Linear(8, 24)
+        self.proj = nn.Linear(8, 8)
+        self.mlp = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)  # n 16 8
+        q, k, v = self.qkv(self.norm(x))[:, None].chunk(3, -1)  # n 1 16 8
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v)[:, 0])
+        x = x + self.mlp(x)
+        return self.head(x.mean(1))
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(
         nn.Flatten(),
@@ -153,6 +193,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mlp": mlp,
     "pair": Pair,
     "twice": Twice,
+    "shuffled": Shuffled,
+    "tokens": Tokens,
 }
 
 

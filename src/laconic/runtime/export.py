@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from laconic import surgery
 from laconic.errors import DeployError
-from laconic.fake_quantize import PER_TENSOR
+from laconic.fake_quantize import PER_TENSOR, weight_quantizer
 
 OPSET = 20
 _LARGEST_BATCH = 4096
@@ -34,14 +34,31 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[torch.e
     kwargs = {} if args else dict(example)
     free = {0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)}
     shapes: Any = (free,) if args else dict.fromkeys(kwargs, free)
-    with _exporting("export the model"), torch.no_grad():
+    with torch_quiet("export the model"), torch.no_grad():
         outputs = list(surgery.call(model, example))
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes), outputs
 
 
+@contextlib.contextmanager
+def frozen_weights(model: nn.Module) -> Iterator[None]:
+    """While this lasts, quantized weights hold what their codes stand for: whoever rounds them again finds the same
+    codes, also those that training has pushed beyond the last level."""
+    kept: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        for layer in surgery.weighted_layers(model).values():
+            if weight_quantizer(layer) is not None:
+                original: nn.Parameter = layer.parametrizations["weight"].original  # type: ignore[index, union-attr]
+                kept.append((original, original.data))
+                original.data = layer.weight.detach()
+        yield
+    finally:
+        for original, data in reversed(kept):
+            original.data = data
+
+
 def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]) -> ir.Model:
     """The program as an ONNX graph; ``laconic::fake_quantize`` becomes QuantizeLinear -> DequantizeLinear."""
-    with _exporting("write the model as ONNX"), torch.no_grad():
+    with torch_quiet("write the model as ONNX"), torch.no_grad():
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -63,18 +80,25 @@ def _fake_quantize(x: Any, scale: Any, zero_point: Any, qmin: int, qmax: int, ax
 
 
 @contextlib.contextmanager
-def _exporting(what: str) -> Iterator[None]:
-    """Quiet (the exporter speaks through print, logging and warnings; what fails is raised all the same)."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def torch_quiet(what: str) -> Iterator[None]:
+    """While torch does ``what``: it is quiet (it speaks through print, logging and warnings), and whatever fails is
+    raised as one :class:`DeployError`."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        heard = io.StringIO()
+        with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # torch raises many kinds here; each is one candidate that cannot be exported
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-        raise DeployError(f"torch cannot {what}: {reason}") from error
+        raise DeployError(f"torch cannot {what}: {_reason(error)}") from error
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)
+
+
+def _reason(error: BaseException) -> str:
+    """Kind and first line of what it began with: torch wraps an error in several that say less."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from laconic.core import Arrays, Facts
-from laconic.runtime.export import onnx_of, program_of
+from laconic.runtime.export import frozen_weights, onnx_of, program_of
 from laconic.runtime.onnx_finish import finish
 from laconic.runtime.onnx_place import graph_of
 
@@ -22,12 +22,13 @@ def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
 
     A model is exported with a free batch size (axis 0); one that came from an ONNX file is written back into it.
     """
-    if hasattr(model, "to_onnx"):
-        graph = graph_of(model)
-    else:
-        program, outputs = program_of(model, {name: torch.as_tensor(x[:2]) for name, x in example.items()})
-        graph = onnx_of(program, list(example), outputs)
-    finish(graph)
+    with frozen_weights(model):
+        if hasattr(model, "to_onnx"):
+            graph = graph_of(model)
+        else:
+            program, outputs = program_of(model, {name: torch.as_tensor(x[:2]) for name, x in example.items()})
+            graph = onnx_of(program, list(example), outputs)
+        finish(graph)
     precision = getattr(model, "precision", "f32")
     if precision != "f32":
         graph.metadata_props[_PRECISION] = precision
@@ -37,7 +38,9 @@ def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
 
 
 def read_precision(path: Path) -> str:
-    """The float type that the file asks to be computed in: ``f32`` unless it says otherwise."""
+    """The float type that the file asks to be computed in: ``f32`` unless it is ONNX and says otherwise."""
+    if path.suffix != ".onnx":
+        return "f32"
     notes: dict[str, str] = {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}
     return notes.get(_PRECISION, "f32")
 

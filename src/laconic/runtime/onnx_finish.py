@@ -8,6 +8,8 @@ names are short, and the exporter's metadata is gone.
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import onnx_ir as ir
 
@@ -44,6 +46,11 @@ def _constant(value: ir.Value | None) -> Array | None:
 
 
 def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """A stored constant called ``name``, or like it where a layer is called again and needs another."""
+    base, count = name, 0
+    while name in graph.initializers:
+        count += 1
+        name = f"{base}.{count}"
     tensor = ir.tensor(np.ascontiguousarray(array), name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
@@ -54,7 +61,7 @@ def _store_weight(graph: ir.Graph, dequantize: ir.Node) -> None:
     """QuantizeLinear of a constant becomes the constant's integer codes."""
     source = dequantize.inputs[0]
     quantize = source.producer() if source is not None else None
-    if source is None or quantize is None or quantize.op_type != "QuantizeLinear":
+    if source is None or quantize is None or quantize.op_type != "QuantizeLinear" or len(quantize.inputs) < 3:
         return
     weight, scale, zero = (_constant(v) for v in quantize.inputs)
     if weight is None or scale is None or zero is None:
@@ -172,13 +179,13 @@ def _drop_unused(graph: ir.Graph) -> None:
 
 
 def _share_equal(graph: ir.Graph) -> None:
-    """Equal small constants (scales, zero points) are stored once."""
+    """Equal constants (scales, zero points, the weights of a layer that is called again) are stored once."""
     seen: dict[tuple[str, bytes], ir.Value] = {}
     for name, value in list(graph.initializers.items()):
         array = _constant(value)
-        if array is None or array.size > 4096:
+        if array is None:
             continue
-        key = (f"{array.dtype}{array.shape}", array.tobytes())
+        key = (f"{array.dtype}{array.shape}", hashlib.sha256(np.ascontiguousarray(array).data).digest())
         first = seen.setdefault(key, value)
         if first is not value:
             value.replace_all_uses_with(first)
@@ -192,9 +199,9 @@ def _shorten_names(model: ir.Model) -> None:
     taken: dict[str, int] = {}
     for index, node in enumerate(graph):
         node.name = _module_of(node, taken)
-        for value in node.outputs:
+        for i, value in enumerate(node.outputs):
             if id(value) not in ends:
-                value.name, value.shape, value.type = f"v{index}", None, None
+                value.name, value.shape, value.type = f"v{index}.{i}" if i else f"v{index}", None, None
         node.metadata_props.clear()
         node.doc_string = None
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):

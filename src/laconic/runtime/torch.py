@@ -14,7 +14,7 @@ from torch import nn
 from laconic import surgery
 from laconic.core import Array, Arrays, Facts, Target, Traits
 from laconic.errors import DeployError
-from laconic.runtime.export import program_of
+from laconic.runtime.export import program_of, torch_quiet
 from laconic.runtime.session import Session
 
 SUFFIX = ".pt2"
@@ -38,10 +38,8 @@ def open_file(path: Path, target: Target) -> Session:
     if target.device == "cuda" and not torch.cuda.is_available():
         raise DeployError("torch sees no CUDA device here")
     names: dict[str, object] = {"inputs.txt": "", "outputs.txt": ""}
-    try:
+    with torch_quiet("open the file"):
         module = torch.export.load(str(path), extra_files=names).module().to(target.device)
-    except Exception as error:  # a damaged archive raises many kinds
-        raise DeployError(f"torch cannot open the file: {str(error).splitlines()[0]}") from error
     inputs, outputs = (str(names[f]).split("\n") for f in ("inputs.txt", "outputs.txt"))
 
     def run(arrays: Arrays) -> list[Array]:
