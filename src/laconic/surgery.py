@@ -52,7 +52,7 @@ _FAMILY_OF: dict[Callable[..., Any], str] = {f: family for family, functions in 
 class Call:
     """One call: ``family`` is its kind (``conv``, ``add``, ... or the function's own name), ``module`` the path of
     the module that made it; ``inputs`` and ``outputs`` are names of values; ``bounds`` is what a clamp or a relu
-    keeps; ``channel_pad`` tells a padding of channels from one of space."""
+    keeps; ``channel_pad`` tells a padding of channels from one of space; ``dims`` is the first output's rank."""
 
     key: str
     family: str
@@ -61,6 +61,7 @@ class Call:
     outputs: tuple[str, ...]
     bounds: tuple[float, float] | None = None
     channel_pad: bool = False
+    dims: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> Graph:
         if made and used:
             family = _FAMILY_OF.get(func, getattr(func, "__name__", str(func)).strip("_"))
             padded = family == "pad" and _pads_channels(args, kwargs)
-            calls.append(Call(key, family, module, used, tuple(made), _bounds(func, family, args, kwargs), padded))
+            bounds, dims = _bounds(func, family, args, kwargs), next(iter(made.values())).dim()
+            calls.append(Call(key, family, module, used, tuple(made), bounds, padded, dims))
             for name, tensor in made.items():
                 remember(tensor, name)
         return result
@@ -264,20 +266,27 @@ def fold_batch_norm(model: nn.Module, graph: Graph) -> list[tuple[str, str]]:
     """Fold each batch norm into the convolution or linear layer before it, in place; returns the pairs folded.
 
     w' = w g / sqrt(v + eps), b' = (b - m) g / sqrt(v + eps) + beta. Folded are the pairs in which the layer feeds the
-    batch norm alone and both are called once.
+    batch norm alone, both are called once, the weight is nobody else's and the norm is over the layer's channels.
     """
     producer, consumers = graph.producer(), graph.consumers()
     times = Counter(c.module for c in graph.calls if c.family in ("conv", "linear", "batch_norm"))
     layers = weighted_layers(model)
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     folded = []
     for step in graph.calls:
         source = producer.get(step.inputs[0]) if step.inputs else None
         if step.family != "batch_norm" or source is None or source.module not in layers:
             continue
-        if len(consumers[source.key]) > 1 or times[step.module] > 1 or times[source.module] > 1:
+        if len(consumers[source.key]) > 1 or source.key in graph.outputs:
             continue
         layer, norm = layers[source.module], model.get_submodule(step.module)
+        if times[step.module] > 1 or times[source.module] > 1 or owners[id(layer.weight)] > 1:
+            continue
+        if isinstance(layer, nn.Linear) and source.dims != 2:  # batch norm's channels are axis 1, the layer's the last
+            continue
         if parametrize.is_parametrized(layer) or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            continue
+        if norm.running_mean is None:
             continue
         _fold(layer, norm)
         set_module(model, step.module, nn.Identity())
