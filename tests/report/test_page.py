@@ -28,9 +28,7 @@ class Strict(HTMLParser):
         for name, value in attrs:
             if name == "id":
                 self.ids.append(value)
-            if name in ("src", "href", "srcset", "data", "poster", "action", "xlink:href") and not value.startswith(
-                "#"
-            ):
+            if name in LOADING and not value.startswith("#"):
                 self.loads.append(value)
         if tag not in VOID:
             self.open.append(tag)
@@ -194,6 +192,12 @@ def test_names_are_text(make_dossier, place):
     assert "alert(" in page
     assert "<script>alert" not in page
     assert "{{ 7 * 7 }}" in page or place in ("metric", "recipe")
+
+
+def test_a_path_that_is_not_utf8_can_be_written(make_dossier):
+    dossier = make_dossier()
+    dossier["model"]["source"] = b"caf\xe9.onnx".decode(errors="surrogateescape")
+    assert "caf?.onnx" in render(dossier).encode().decode()
 
 
 def test_the_only_script_is_the_one_that_the_policy_names(make_dossier):

@@ -26,13 +26,8 @@ _HEADINGS = {"certified": "The certificate", "uncertified": "No certificate", "r
 
 def render(dossier: JsonObject) -> str:
     """The report of a dossier; the same dossier gives the same bytes."""
-    return _template().render(
-        **_page(dossier),
-        **_certain(dossier),
-        **_searched(dossier),
-        **_model(dossier),
-        **_evidence(dossier),
-    )
+    found = {**_page(dossier), **_certain(dossier), **_searched(dossier), **_model(dossier), **_evidence(dossier)}
+    return _template().render(**found).encode(errors="replace").decode()  # a path may hold what UTF-8 cannot
 
 
 @functools.cache

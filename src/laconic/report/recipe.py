@@ -80,16 +80,20 @@ def _number(value: Any) -> str:
 
 
 def command(dossier: JsonObject) -> str:
-    """The command line that applies the recipe again, with no search."""
+    """The command line that applies the recipe again, with no search; an option per line."""
     goal = dossier["goal"]
-    options = ["--data", dossier["data"]["source"], "--recipe", "recipe.yaml", "--budget", "0"]
-    options += ["--target", dossier["target"], "--minimize", goal["minimize"], "--seed", str(dossier["seed"])]
-    options += ["--max-drop", f"{100 * goal['max_drop']:.6g}%", "--confidence", f"{100 * goal['confidence']:.6g}%"]
-    for glob in dossier["keep"]:
-        options += ["--keep", glob]
-    words = [dossier["model"]["source"], *options, "--out", "replayed"]
-    switches = [] if dossier["trainable"] else ["--no-train"]
-    return "laconic shrink " + " ".join(map(shlex.quote, [*words, *switches]))
+    options = [
+        ("--data", dossier["data"]["source"]),
+        ("--recipe", "recipe.yaml", "--budget", "0"),
+        ("--target", dossier["target"]),
+        ("--minimize", goal["minimize"]),
+        ("--max-drop", f"{100 * goal['max_drop']:.6g}%", "--confidence", f"{100 * goal['confidence']:.6g}%"),
+        *(("--keep", glob) for glob in dossier["keep"]),
+        *([] if dossier["trainable"] else [("--no-train",)]),
+        ("--seed", str(dossier["seed"])),
+        ("--out", "replayed"),
+    ]
+    return " \\\n  ".join(shlex.join(words) for words in (("laconic", "shrink", dossier["model"]["source"]), *options))
 
 
 def goal_in_words(dossier: JsonObject) -> str:

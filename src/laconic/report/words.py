@@ -92,7 +92,8 @@ def headline(dossier: JsonObject) -> tuple[str, str, str]:
         return became, _UNDECIDED, _WHY_UNDECIDED
     name, sure = short_metric(found["metric"]), percent(found["confidence"])
     if dossier["status"] == "certified":
-        return became, "certified", f"{name} {_fell_at_most(found['bound'])} at {sure}"
+        again = "" if found["independent"] else ", not independent"
+        return became, "certified", f"{name} {_fell_at_most(found['bound'])} at {sure}{again}"
     bound, allowed = points_at_most(found["bound"]), points(found["max_drop"])
     return became, "NOT CERTIFIED", f"{name} may have fallen by up to {bound} points at {sure}, {allowed} being allowed"
 
@@ -129,7 +130,7 @@ def explained(dossier: JsonObject) -> list[str]:
     if not found["independent"]:
         lines.append(
             f"This holdout was opened {found['opening']} times. What was learned from earlier openings may have led to "
-            "this model, so the evidence is not independent and the confidence stated is too high."
+            "this model, so the evidence is not independent, and the confidence stated may be too high."
         )
     return lines
 
