@@ -103,6 +103,24 @@ def test_no_trials_and_no_holdout_still_give_a_picture(make_dossier):
     ET.fromstring(front_svg(make_dossier(trials=[], certificate=None)))
 
 
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("zoo:lenet-5@/home/me/weights/l.safetensors", "zoo:lenet-5@l.safetensors, "),
+        ("/home/me/model.onnx", "model.onnx, "),
+        ("C:\\me\\net.py:make", "C:net.py:make, "),
+        ("torchvision:resnet18", "torchvision:resnet18, "),
+    ],
+)
+def test_a_published_picture_does_not_tell_folders(make_dossier, source, shown):
+    dossier = make_dossier()
+    dossier["model"]["source"] = source
+    text = front_svg(dossier)
+    assert f">{shown}onnxruntime:cpu" in text
+    assert "/me/" not in text
+    assert "home" not in text
+
+
 def test_hostile_names_stay_text(make_dossier):
     dossier = make_dossier()
     dossier["model"]["source"] = "</title><script>\x00\x1b[31m\ud800"

@@ -6,6 +6,7 @@ they stand below it, one mark each. Drops far under the floor are drawn at the l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -59,16 +60,17 @@ def front_svg(dossier: JsonObject) -> str:
     width, height = 860.0, 420.0
     became, verdict, known = headline(dossier)
     certified = dossier["status"] == "certified"
+    name = re.sub(r"[^@:]*[/\\]", "", dossier["model"]["source"])  # this is published: the user's folders are not
     letters = int((width - 76 - text_width(became, 18)) / text_width("m"))
     ground = {"fill": theme.LIGHT["paper"], "stroke": theme.LIGHT["line"]}
     return element(
         "svg",
-        element("title", escape(f"{dossier['model']['source']}: {became}, {verdict}")),
+        element("title", escape(f"{name}: {became}, {verdict}")),
         element("style", escape(theme.fixed(theme.PICTURE))),
         element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=8, **ground),
         text(24, 36, became, "title"),
         text(24, 57, f"{verdict}: {known}", "known good" if certified else "known bad"),
-        text(width - 28, 35, shorten(f"{dossier['model']['source']}, {dossier['target']}", letters), "quiet", "end"),
+        text(width - 28, 35, shorten(f"{name}, {dossier['target']}", letters), "quiet", "end"),
         _drawing(dossier, (24, 88, width - 28, height - 14), linked=False),
         xmlns="http://www.w3.org/2000/svg",
         class_="front",

@@ -63,7 +63,8 @@ def _score(name: str, before: float, after: float) -> tuple[str, str, str, str]:
 def _fewer(before: float, after: float) -> str:
     if before == after or not before or not after:
         return "the same" if before == after else ""
-    return f"{factor(before / after)}x fewer" if after < before else f"{factor(after / before)}x more"
+    ratio = factor(max(before / after, after / before))
+    return "about the same" if ratio == "1.00" else f"{ratio}x {'fewer' if after < before else 'more'}"
 
 
 def not_counted(dossier: JsonObject) -> list[str]:
@@ -168,7 +169,8 @@ def noisy(dossier: JsonObject) -> str:
 def timing(dossier: JsonObject) -> list[str]:
     """How the latency was measured."""
     found = dossier["timing"]
-    calls = f", {found['calls_per_burst']:,} calls each" if found["calls_per_burst"] else ""
+    n = found["calls_per_burst"]
+    calls = f", {n:,} call{'s' * (n != 1)} each" if n else ""
     lines = [
         f"Both files ran on {dossier['target']}, in turn: the original, the laconic model, the original again{calls}, "
         "round after round. The ratio is taken inside each round, so that whatever slows the machine slows both; the "
