@@ -52,7 +52,8 @@ _FAMILY_OF: dict[Callable[..., Any], str] = {f: family for family, functions in 
 class Call:
     """One call: ``family`` is its kind (``conv``, ``add``, ... or the function's own name), ``module`` the path of
     the module that made it; ``inputs`` and ``outputs`` are names of values; ``bounds`` is what a clamp or a relu
-    keeps; ``channel_pad`` tells a padding of channels from one of space; ``dims`` is the first output's rank."""
+    keeps; ``channel_pad`` tells a padding of channels from one of space (padding with another number than zero is of
+    the family ``fill``); ``dims`` is the first output's rank."""
 
     key: str
     family: str
@@ -157,7 +158,9 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> Graph:
         made = {name: t for name, t in named_results(key, result) if isinstance(t, Tensor) and t.is_floating_point()}
         if made and used:
             family = _FAMILY_OF.get(func, getattr(func, "__name__", str(func)).strip("_"))
-            padded = family == "pad" and _pads_channels(args, kwargs)
+            if family == "pad" and _pads_with_number(*args, **kwargs):
+                family = "fill"
+            padded = family == "pad" and _pads_channels(*args, **kwargs)
             bounds, dims = _bounds(func, family, args, kwargs), next(iter(made.values())).dim()
             calls.append(Call(key, family, module, used, tuple(made), bounds, padded, dims))
             for name, tensor in made.items():
@@ -209,11 +212,14 @@ def _bounds(func: Callable[..., Any], family: str, args: Any, kwargs: Any) -> tu
     return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
 
 
-def _pads_channels(args: Any, kwargs: Any) -> bool:
-    """Whether ``F.pad(x, pad)`` pads axis 1 of an (n, c, h, w) tensor."""
-    x = args[0]
-    pad = args[1] if len(args) > 1 else kwargs["pad"]
-    return bool(len(pad) // 2 > x.dim() - 2)
+def _pads_channels(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> bool:
+    """Whether ``F.pad`` pads axis 1 of an (n, c, h, w) tensor."""
+    return any(pad[2 * (input.dim() - 2) :])
+
+
+def _pads_with_number(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> bool:
+    """Whether ``F.pad`` brings in a number that need not be in its input's range; -inf (before max pooling) is none."""
+    return mode == "constant" and value is not None and value != 0 and math.isfinite(value)
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
