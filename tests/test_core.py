@@ -246,8 +246,8 @@ def test_recipes_are_written_shortly() -> None:
         {"step": "Append"},
         {"step": "Append", "value": 0.25, "names": ["a"], "layers": {"x": 0.5, "y": 0.1}},
     ]
-    assert str(recipe) == "Append + Append(value=0.25, names=['a'], layers={2 layers})"
-    assert str(Recipe()) == "as it is"
+    assert str(recipe) == "Append + Append(value 0.25, names ['a'], x 0.5, y 0.1)"
+    assert str(Recipe()) == "the original"
 
 
 def test_a_key_is_of_steps_settings_order_and_version() -> None:

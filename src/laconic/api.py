@@ -20,7 +20,7 @@ from laconic.story.shrink import shrink as run
 __all__ = ["load_model", "shrink"]
 
 
-def shrink(
+def shrink(  # noqa: PLR0913 - the vocabulary of the command line
     model: nn.Module | LoadedModel,
     task: Task,
     goal: Goal | None = None,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from laconic import console, doctor as doctors
-from laconic.core import Goal, JsonObject, Preprocess, Recipe, Target, Task, percent
-from laconic.errors import FolderError, InputError, RecipeError, TargetError
+from laconic import console
+from laconic import doctor as doctors
+from laconic.core import Goal, JsonObject, Recipe, Target, Task, percent
+from laconic.errors import FolderError, InputError, RecipeError
 from laconic.pack import package
 from laconic.report import words
 
@@ -77,6 +79,8 @@ def load_both(model: str, data: JsonObject, progress: Any, *, trainable: bool, s
         max_corrupt=data["max_corrupt"],
         input_shape=loaded.input_shape,
     )
+    if data["preprocess"]:
+        task = replace(task, provenance={**task.provenance, "preprocess_file": data["preprocess"]})
     return loaded, task
 
 
@@ -114,7 +118,7 @@ def _recipe(path: Path) -> Recipe:
     return Recipe.parse(rows, STEPS)
 
 
-def eval(options: Namespace) -> int:  # noqa: A001 - named after its command
+def eval(options: Namespace) -> int:
     """``laconic eval``: score, time and re-certify a package, or score and time a model."""
     from laconic.story import judge
 
@@ -182,12 +186,12 @@ def profile(options: Namespace) -> int:
 def _shape(text: str) -> tuple[int, ...]:
     parts = text.lower().split("x")
     if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise InputError("--input cannot be read", got=repr(text), wanted="sizes joined by x, without the batch: 3x224x224")
+        raise InputError("--input cannot be read", got=repr(text), wanted="sizes without the batch, such as 3x224x224")
     return tuple(int(part) for part in parts)
 
 
 def export(options: Namespace) -> int:
-    """``laconic export``: the package's file for a target that can read it, after it was seen to give the same there."""
+    """``laconic export``: the package's file for another target, after it was seen to give the same there."""
     from laconic.story.apply import exported
 
     found = exported(package.read(options.package), Target.parse(options.target), options.out)

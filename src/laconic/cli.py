@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     run = _add(commands, "run", "run a package on pictures or arrays")
     run.add_argument("package", type=Path, metavar="PACKAGE")
-    run.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="pictures, or .npy arrays ready for the model")
+    run.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="pictures, or .npy arrays")
     run.add_argument("--top", type=int, default=5, metavar="N", help="how many labels per input (default 5)")
     profile = _add(commands, "profile", "count a model's parameters, MACs and activations")
     profile.add_argument("model", metavar="MODEL", help=_MODEL)

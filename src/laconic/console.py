@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich import box
 from rich.console import Console
@@ -29,7 +28,7 @@ class ConsoleReporter(Reporter):
         self._ends: float | None = None
         self._trials_left: int | None = None
         self._seen: set[str] = set()
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[rest]}"))
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.fields[rest]}"))
         self._progress = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
         self._task = self._progress.add_task("starting", total=1.0, rest="")
 
@@ -38,7 +37,7 @@ class ConsoleReporter(Reporter):
             self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def note(self, text: str) -> None:
@@ -51,7 +50,8 @@ class ConsoleReporter(Reporter):
             self._print(f"  [yellow]{escape(described['model']['note'])}[/]")
         counts = f"{n['train']} train, {n['search']} search, {n['holdout']} holdout"
         self._print(f"  {described['metric']['name']} {m['score'].value:.2%} on search ({counts})")
-        self._print(f"  {size(m['file_bytes'].value)}, {m['baseline_latency'].value:.3g} ms, {count(m['macs'].value)} MACs")
+        speed = f"{m['baseline_latency'].value:.3g} ms"
+        self._print(f"  {size(m['file_bytes'].value)}, {speed}, {count(m['macs'].value)} MACs")
         for line in words:
             self._print(f"  {escape(line)}")
 

@@ -83,7 +83,8 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, stated: JsonObject) -> Preprocess:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()})
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in stated.items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -352,15 +353,15 @@ class Recipe:
 
     def to_json(self) -> list[JsonObject]:
         """One object per step: its name under ``step``, then the settings that differ from the defaults."""
-        return [{"step": type(step).__name__, **_settings(step)} for step in self.steps]
+        return [{"step": type(step).__name__, **settings(step)} for step in self.steps]
 
     @property
     def key(self) -> str:
         """A hash of the steps, their settings and their versions."""
-        return digest([[type(step).__name__, step.version, _settings(step, every=True)] for step in self.steps])
+        return digest([[type(step).__name__, step.version, settings(step, every=True)] for step in self.steps])
 
     def __str__(self) -> str:
-        return " + ".join(_describe(step) for step in self.steps) or "as it is"
+        return describe(self.to_json())
 
     @classmethod
     def parse(cls, rows: object, table: Mapping[str, type[Step]]) -> Recipe:
@@ -370,7 +371,11 @@ class Recipe:
         return cls(tuple(_parse_step(row, table) for row in rows))
 
 
-def _settings(step: Step, *, every: bool = False) -> JsonObject:
+_LAYERS_SHOWN = 3
+
+
+def settings(step: Step, *, every: bool = False) -> JsonObject:
+    """A step's settings as JSON: those that differ from the defaults, or ``every`` one."""
     values = json.loads(json.dumps(asdict(step)))  # type: ignore[call-overload]  # steps are dataclasses
     made = fields(step)  # type: ignore[arg-type]
     defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in made}
@@ -378,14 +383,29 @@ def _settings(step: Step, *, every: bool = False) -> JsonObject:
     return {name: value for name, value in values.items() if every or value != plain[name]}
 
 
-def _describe(step: Step) -> str:
-    settings = ", ".join(f"{name}={_short(value)}" for name, value in _settings(step).items())
-    return type(step).__name__ + (f"({settings})" if settings else "")
+def describe(rows: Sequence[JsonObject]) -> str:
+    """A recipe, as :meth:`Recipe.to_json` gives it, in a line; what is set per layer is named for the first layers.
+
+    >>> describe([{"step": "PruneChannels", "layers": {"a": 0.5, "b": 0.25}}, {"step": "Quantize"}])
+    'PruneChannels(a 0.5, b 0.25) + Quantize'
+    """
+    return " + ".join(map(_described, rows)) or "the original"
 
 
-def _short(value: object) -> str:
-    if isinstance(value, dict):
-        return f"{{{len(value)} layers}}"
+def _described(row: JsonObject) -> str:
+    settings = [_short(name, value) for name, value in row.items() if name != "step"]
+    return str(row["step"]) + (f"({', '.join(settings)})" if settings else "")
+
+
+def _short(name: str, value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"{name} {_number(value)}"
+    shown = [f"{key} {_number(entry)}" for key, entry in list(value.items())[:_LAYERS_SHOWN]]
+    more = [f"{len(value) - _LAYERS_SHOWN} more {name}"] if len(value) > _LAYERS_SHOWN else []
+    return ", ".join(shown + more)
+
+
+def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -41,9 +41,7 @@ def examine() -> JsonObject:
         "machine": machine.describe(),
         "features": {flag: flag in machine.cpu_flags() for flag in machine.FEATURES},
         "installed": {name: _version(name) for name in CORE},
-        "extras": {
-            extra: {"version": _version(distribution), "gives": gives} for extra, (distribution, gives) in EXTRAS.items()
-        },
+        "extras": {extra: {"version": _version(name), "gives": gives} for extra, (name, gives) in EXTRAS.items()},
         "targets": targets,
         "steps": {name: _settings(step) for name, step in STEPS.items()},
     }
@@ -57,10 +55,7 @@ def _version(name: str) -> str | None:
 
 
 def _settings(step: Any) -> dict[str, Any]:
-    return {
-        f.name: f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else None
-        for f in fields(step)
-    }
+    return {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(step)}
 
 
 def print_found(found: JsonObject) -> None:
@@ -75,11 +70,10 @@ def print_found(found: JsonObject) -> None:
         state = row["version"] or f"pip install 'laconic[{extra}]'"
         libraries.append([extra, state, row["gives"]])
     console.table("libraries", ["name", "version", "gives"], libraries)
-    targets = [
-        [f"{name}:{'|'.join(t['devices'])}", f"INT8 ({t['weight_bits']} bit weights)" if t["integer_operators"] else "-",
-         ", ".join(t["precisions"])]
-        for name, t in found["targets"].items()
-    ]  # fmt: skip
+    targets = []
+    for name, traits in found["targets"].items():
+        integers = f"INT8 ({traits['weight_bits']} bit weights)" if traits["integer_operators"] else "-"
+        targets.append([f"{name}:{'|'.join(traits['devices'])}", integers, ", ".join(traits["precisions"])])
     console.table("targets", ["target", "integers", "floats"], targets)
     steps = [[name, ", ".join(f"{k}={v!r}" for k, v in settings.items())] for name, settings in found["steps"].items()]
     console.table("steps", ["step", "settings and their defaults"], steps)

@@ -11,7 +11,6 @@ from typing import Any
 from laconic.core import JsonObject
 from laconic.report.words import points
 
-_SHOWN = 3
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _RESERVED = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
@@ -53,37 +52,12 @@ def _scalar(value: Any) -> str:
     return json.dumps(value)
 
 
-def describe(rows: Sequence[JsonObject]) -> str:
-    """A recipe in a line: what is set per layer is named for the first few layers.
-
-    >>> describe([{"step": "PruneChannels", "layers": {"a": 0.5, "b": 0.25}}, {"step": "Quantize"}])
-    'PruneChannels(a 0.5, b 0.25) + Quantize'
-    """
-    return " + ".join(map(_described, rows)) or "the original"
-
-
-def _described(row: JsonObject) -> str:
-    settings = [_short(name, value) for name, value in row.items() if name != "step"]
-    return str(row["step"]) + (f"({', '.join(settings)})" if settings else "")
-
-
-def _short(name: str, value: Any) -> str:
-    if not isinstance(value, dict):
-        return f"{name} {_number(value)}"
-    shown = [f"{key} {_number(entry)}" for key, entry in list(value.items())[:_SHOWN]]
-    more = [f"{len(value) - _SHOWN} more {name}"] if len(value) > _SHOWN else []
-    return ", ".join(shown + more)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def command(dossier: JsonObject) -> str:
     """The command line that applies the recipe again, with no search; an option per line."""
     goal = dossier["goal"]
     options = [
         ("--data", dossier["data"]["source"]),
+        *([("--preprocess", dossier["data"]["preprocess_file"])] if "preprocess_file" in dossier["data"] else []),
         ("--recipe", "recipe.yaml", "--budget", "0"),
         ("--target", dossier["target"]),
         ("--minimize", goal["minimize"]),

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from laconic.core import JsonObject
-from laconic.report.recipe import describe
+from laconic.core import JsonObject, describe
 from laconic.report.words import (
     count,
     factor,

@@ -10,10 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from laconic.core import JsonObject
+from laconic.core import JsonObject, describe
 from laconic.report import sections
 from laconic.report.layers import layers
-from laconic.report.recipe import describe, goal_in_words
+from laconic.report.recipe import goal_in_words
 from laconic.report.svg import shorten
 from laconic.report.trials import STATUSES, rows
 from laconic.report.words import count, explained, headline

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from laconic.core import JsonObject
-from laconic.report.recipe import describe
+from laconic.core import JsonObject, describe
 from laconic.report.words import points, points_at_most
 
 Interval = tuple[float, float, float]

@@ -8,8 +8,9 @@ claim goes beyond that list.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from laconic.core import Recipe, Trial
+from laconic.core import Recipe, Trial, settings
 from laconic.search.choose import Judge
 
 
@@ -19,8 +20,34 @@ def minimality(
     """The neighbours ``near``, described, under what was found of them; ``trials`` by recipe key."""
     found: dict[str, list[str]] = {"below the floor": [], "not better": [], "undecided": [], "not tried": []}
     for recipe in near:
-        found[_verdict(winner, trials.get(recipe.key), judge)].append(str(recipe))
+        found[_verdict(winner, trials.get(recipe.key), judge)].append(difference(winner.recipe, recipe))
     return found
+
+
+def difference(before: Recipe, after: Recipe) -> str:
+    """What one recipe has that the other has not, in words: ``conv3 0.75 -> 0.875``, ``without Quantize``."""
+    old, new = before.to_json(), after.to_json()
+    if len(old) != len(new):
+        names = [[row["step"] for row in rows] for rows in (old, new)]
+        longer, shorter = sorted(names, key=len, reverse=True)
+        extra = next(step for i, step in enumerate(longer) if i >= len(shorter) or step != shorter[i])
+        return f"{'without' if len(new) < len(old) else 'with'} {extra}"
+    changes = []
+    for was, now in zip(before.steps, after.steps, strict=True):
+        old_settings = settings(was, every=True)
+        for name, value in settings(now, every=True).items():
+            changes += _changed(name, old_settings[name], value)
+    return ", ".join(changes)
+
+
+def _changed(name: str, was: Any, now: Any) -> list[str]:
+    if was == now:
+        return []
+    if isinstance(now, dict):
+        return [change for key in now for change in _changed(key, was.get(key, 0.0), now[key])]
+    if isinstance(now, list):
+        return [f"{name} without {item}" for item in was if item not in now]
+    return [f"{name} {was} -> {now}"]
 
 
 def _verdict(winner: Trial, trial: Trial | None, judge: Judge) -> str:

@@ -39,7 +39,7 @@ BASELINE = Recipe()
 LIBRARIES = ("laconic", "torch", "onnx", "onnxruntime", "openvino", "torch-pruning", "numpy")
 _SAMPLES = 8
 _PREFIXES_KEPT = 4
-_TOLERANCES = {"float": 1e-3, "bf16": 5e-2, "integer": 2e-1}
+_TOLERANCES = {"float": 1e-3, "bf16": 2e-1, "integer": 2e-1}
 """How far a deployed file may be from the model it was made from, ||y - y'|| / ||y||."""
 
 
