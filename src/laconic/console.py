@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from laconic.core import JsonObject, Trial
-from laconic.report.words import count, in_words, size
+from laconic.report import words
 from laconic.story.reporter import Reporter
 
 
@@ -50,8 +50,8 @@ class ConsoleReporter(Reporter):
             self._print(f"  [yellow]{escape(described['model']['note'])}[/]")
         counts = f"{n['train']} train, {n['search']} search, {n['holdout']} holdout"
         self._print(f"  {described['metric']['name']} {m['score'].value:.2%} on search ({counts})")
-        speed = f"{m['baseline_latency'].value:.3g} ms"
-        self._print(f"  {size(m['file_bytes'].value)}, {speed}, {count(m['macs'].value)} MACs")
+        speed = words.latency(m["baseline_latency"].value)
+        self._print(f"  {words.size(m['file_bytes'].value)}, {speed}, {words.count(m['macs'].value)} MACs")
         for line in words:
             self._print(f"  {escape(line)}")
 
@@ -68,7 +68,7 @@ class ConsoleReporter(Reporter):
         self._print(f"{self._count:>3}  {escape(_found(trial))}  [dim]{escape(str(trial.recipe))}[/]")
 
     def best(self, trial: Trial) -> None:
-        self._best = f"{trial.measurements['speedup'].value:.2f}x, {size(trial.measurements['file_bytes'].value)}"
+        self._best = f"{trial.measurements['speedup'].value:.2f}x, {words.size(trial.measurements['file_bytes'].value)}"
 
     def progress(self, text: str, fraction: float) -> None:
         rest = [f"best {self._best}"] if self._best else []
@@ -92,7 +92,7 @@ def _found(trial: Trial) -> str:
         return f"{'rejected early':<34}"
     speed = f"{m['speedup'].value:5.2f}x" if "speedup" in m else "      "
     noisy = " (noisy)" if trial.rejected else ""
-    return f"{size(m['file_bytes'].value):>9} {speed} drop {m['drop'].value:+6.2%}{noisy}"
+    return f"{words.size(m['file_bytes'].value):>9} {speed} drop {m['drop'].value:+6.2%}{noisy}"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -112,17 +112,14 @@ def print_result(summary: JsonObject, dossier: JsonObject) -> None:
     """The end of ``shrink``: before and after, the certificate in words, where the package is."""
     before, after, ratio = summary["baseline"], summary["best"], summary["ratio"]
     speed = ratio["latency"]
+    interval = f"{words.faster(ratio)} ({speed['low']:.2f} to {speed['high']:.2f})"
     rows = [
-        [dossier["metric"]["name"], f"{before['score']:.2%}", f"{after['score']:.2%}", ""],
-        ["file", size(before["file_bytes"]), size(after["file_bytes"]), f"{ratio['size']:.2f}x smaller"],
-        ["latency", f"{before['latency_ms']:.3g} ms", f"{after['latency_ms']:.3g} ms", _interval(speed)],
-        ["MACs", count(before["macs"]), count(after["macs"]), ""],
-        ["parameters", count(before["params"]), count(after["params"]), ""],
+        [words.short_metric(dossier["metric"]["name"]), f"{before['score']:.2%}", f"{after['score']:.2%}", ""],
+        ["file", words.size(before["file_bytes"]), words.size(after["file_bytes"]), words.smaller(ratio)],
+        ["latency", words.latency(before["latency_ms"]), words.latency(after["latency_ms"]), interval],
+        ["MACs", words.count(before["macs"]), words.count(after["macs"]), ""],
+        ["parameters", words.count(before["params"]), words.count(after["params"]), ""],
     ]
     table("", ["", "original", "laconic", ""], rows)
-    say(in_words(dossier))
+    say(words.in_words(dossier))
     say(f"package: {summary['package']} (report.html, recipe.yaml)")
-
-
-def _interval(speed: JsonObject) -> str:
-    return f"{speed['value']:.2f}x faster ({speed['low']:.2f} to {speed['high']:.2f})"
