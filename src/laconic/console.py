@@ -43,7 +43,7 @@ class ConsoleReporter(Reporter):
     def note(self, text: str) -> None:
         self._print(f"[cyan]{escape(text)}[/]")
 
-    def preflight(self, described: JsonObject, baseline: Trial, words: Sequence[str]) -> None:
+    def preflight(self, described: JsonObject, baseline: Trial, notes: Sequence[str]) -> None:
         n, m = described["splits"], baseline.measurements
         self._print(f"[bold]{escape(described['model']['source'])}[/] on {escape(str(baseline.target))}")
         if described["model"]["note"]:
@@ -52,7 +52,7 @@ class ConsoleReporter(Reporter):
         self._print(f"  {described['metric']['name']} {m['score'].value:.2%} on search ({counts})")
         speed = words.latency(m["baseline_latency"].value)
         self._print(f"  {words.size(m['file_bytes'].value)}, {speed}, {words.count(m['macs'].value)} MACs")
-        for line in words:
+        for line in notes:
             self._print(f"  {escape(line)}")
 
     def trying(self, text: str, seconds_left: float | None, trials_left: int | None) -> None:

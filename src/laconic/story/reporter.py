@@ -13,8 +13,8 @@ class Reporter:
     def note(self, text: str) -> None:
         """Something that the user should read once."""
 
-    def preflight(self, described: JsonObject, baseline: Trial, words: Sequence[str]) -> None:
-        """The original was measured; ``words`` say what it does and what can be proved."""
+    def preflight(self, described: JsonObject, baseline: Trial, notes: Sequence[str]) -> None:
+        """The original was measured; ``notes`` say what it does and what can be proved."""
 
     def trying(self, text: str, seconds_left: float | None, trials_left: int | None) -> None:
         """A new piece of work begins, with so much of the budget left."""
