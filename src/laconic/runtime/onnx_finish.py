@@ -16,6 +16,7 @@ import onnx_ir as ir
 from laconic.core import Array
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_LARGEST_BIAS = 2**30  # the other half of an int32 is for the products that are added to it
 
 
 def finish(model: ir.Model) -> None:
@@ -80,14 +81,15 @@ def _store_bias(graph: ir.Graph, node: ir.Node) -> None:
     """A float bias behind integer inputs becomes int32 codes with scale s_a s_w, as the integer kernels add it."""
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return
-    scales = [_scale_of(node.inputs[i]) for i in (0, 1)]
+    (_, scale_x), (weight, scale_w) = (_stored(value) for value in node.inputs[:2])
     bias = _constant(node.inputs[2])
-    if scales[0] is None or scales[1] is None or bias is None or bias.dtype != np.float32:
+    if scale_x is None or scale_w is None or weight is None or bias is None or bias.dtype != np.float32:
         return
-    scale = np.broadcast_to((scales[0] * scales[1]).astype(np.float32), bias.shape)
+    scale = np.broadcast_to((scale_x * scale_w).astype(np.float32), bias.shape)
     codes = np.rint(bias.astype(np.float64) / scale)
-    if np.abs(codes).max(initial=0) > np.iinfo(np.int32).max:
-        return  # left in float: correct, and slower
+    if np.abs(codes).max(initial=0) > _LARGEST_BIAS:
+        _add_bias_apart(graph, node, bias.reshape(-1, *[1] * (weight.ndim - 2)))
+        return
     name = node.inputs[2].name
     stored = _initializer(graph, f"{name}.codes", codes.astype(np.int32))
     scale_value = _initializer(graph, f"{name}.scale", np.array(scale))
@@ -96,11 +98,23 @@ def _store_bias(graph: ir.Graph, node: ir.Node) -> None:
     node.replace_input_with(2, dequantize.outputs[0])
 
 
-def _scale_of(value: ir.Value | None) -> Array | None:
+def _add_bias_apart(graph: ir.Graph, node: ir.Node, bias: Array) -> None:
+    """A bias too large for its integers is added behind, in float: left where it is, ONNX Runtime clips it to them."""
+    beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
+    value = _initializer(graph, f"{node.name}.bias.apart", (bias * beta).astype(np.float32))
+    product = _like(ir.Node("", node.op_type, node.inputs[:2], attributes=node.attributes.values()), node)
+    add = _like(ir.node("Add", [product.outputs[0], value]), node)
+    last = add.outputs[0]
+    last.shape, last.type, last.name = node.outputs[0].shape, node.outputs[0].type, node.outputs[0].name
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [product, add], node.outputs, [last])
+
+
+def _stored(value: ir.Value | None) -> tuple[Array | None, Array | None]:
+    """The codes and the scale that ``value`` is dequantized from, as far as they are constants."""
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "DequantizeLinear":
-        return None
-    return _constant(node.inputs[1])
+        return None, None
+    return _constant(node.inputs[0]), _constant(node.inputs[1])
 
 
 def _fold_padding(graph: ir.Graph) -> None:

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from laconic import surgery
 from laconic.core import Context, Facts, Task
-from laconic.errors import RecipeError
+from laconic.errors import RecipeError, TrialError
 from laconic.fake_quantize import FakeQuantize, Shared, attach, attached
 from laconic.steps.quantize.placement import Placement, place
 from laconic.steps.quantize.ranges import RANGES, Histogram, affine
@@ -109,12 +109,14 @@ def _observe(
     low, high = [math.inf] * len(placement.groups), [-math.inf] * len(placement.groups)
 
     def extremes(i: int, x: Tensor) -> None:
-        least, most = torch.aminmax(x)
-        low[i], high[i] = min(low[i], float(least)), max(high[i], float(most))
+        least, most = (float(end) for end in torch.aminmax(x))
+        if not (math.isfinite(least) and math.isfinite(most)):
+            raise TrialError(f"values that are not finite behind {placement.groups[i][0].active[0]}")
+        low[i], high[i] = min(low[i], least), max(high[i], most)
 
     _run_over(model, inputs, index, extremes)
     counts = [np.zeros(_BINS) for _ in placement.groups]
-    high = [b if b > a else a + 1e-6 + abs(a) * 1e-6 for a, b in zip(low, high, strict=True)]  # histc wants a width
+    high = [b if b > a else a + (abs(a) * 1e-6 or 1.0) for a, b in zip(low, high, strict=True)]  # histc wants a width
 
     def count(i: int, x: Tensor) -> None:
         counts[i] += torch.histc(x, _BINS, low[i], high[i]).double().numpy()
