@@ -1,8 +1,9 @@
-"""Where a model runs: one runtime per file, listed in :data:`RUNTIMES`, each with the same four names.
+"""Where a model runs: one runtime per file, listed in :data:`RUNTIMES`, each with the same names.
 
 ``traits(target)`` says what is fast; ``deploy(model, example, path, target) -> facts`` writes the file (the only place
-that exports); ``open_file(path, target) -> Session`` opens it as a :data:`~laconic.core.Predictor`; ``SUFFIX`` and
-``DEVICES`` are the file's ending and the devices it runs on.
+that exports); ``open_file(path, target) -> Session`` opens it as a :data:`~laconic.core.Predictor`;
+``layer_times(path, target, inputs)`` is the runtime's own profile; ``SUFFIX`` and ``DEVICES`` are the file's ending and
+the devices it runs on.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Runtime(Protocol):
     def deploy(self, model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts: ...
 
     def open_file(self, path: Path, target: Target) -> Session: ...
+
+    def layer_times(self, path: Path, target: Target, inputs: Arrays) -> dict[str, float]: ...
 
 
 def runtime_of(target: Target) -> Runtime:

@@ -211,11 +211,11 @@ def _shorten_names(model: ir.Model) -> None:
     graph = model.graph
     ends = {id(v) for v in (*graph.inputs, *graph.outputs)}
     taken: dict[str, int] = {}
-    for index, node in enumerate(graph):
+    for node in graph:
         node.name = _module_of(node, taken)
         for i, value in enumerate(node.outputs):
-            if id(value) not in ends:
-                value.name, value.shape, value.type = f"v{index}.{i}" if i else f"v{index}", None, None
+            if id(value) not in ends:  # runtimes name what they fuse after the value that comes out of it
+                value.name, value.shape, value.type = f"{node.name}:{i}", None, None
         node.metadata_props.clear()
         node.doc_string = None
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):

@@ -7,9 +7,12 @@ keep to 7 bits there (the runtime's own advice, "reduce_range").
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 from torch import nn
@@ -22,6 +25,8 @@ from laconic.runtime.session import Session
 
 SUFFIX = ".onnx"
 DEVICES = ("cpu",)
+_PROFILED_CALLS = 40
+_KERNEL = "_kernel_time"
 
 
 def traits(target: Target) -> Traits:
@@ -60,6 +65,28 @@ def optimized_operators(path: Path, target: Target) -> dict[str, int]:
         options.log_severity_level = 4  # it warns that the saved file is for this machine only
         _inference_session(path, options)
         return onnx_file.count_operators(onnx.load(options.optimized_model_filepath))
+
+
+def layer_times(path: Path, target: Target, inputs: Arrays) -> dict[str, float]:
+    """Milliseconds in each node, by the name of the module that it came from, from the runtime's own profile."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = _options(target)
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
+        session = _inference_session(path, options)
+        feeds = dict(zip([i.name for i in session.get_inputs()], inputs.values(), strict=True))
+        for _ in range(_PROFILED_CALLS):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    spent: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
+            spent.setdefault(_module_of(event["name"].removesuffix(_KERNEL)), []).append(event["dur"] / 1e3)
+    return {name: float(np.mean(times[len(times) // 5 :])) for name, times in spent.items()}
+
+
+def _module_of(node: str) -> str:
+    """``fused fc1``, ``conv1:0_nchwc`` and ``conv1/1_token_5`` are of ``fc1`` and ``conv1``."""
+    return re.split(r"[:/]|_token_\d+$|_nchwc$", node.removeprefix("fused "))[0]
 
 
 def _options(target: Target) -> ort.SessionOptions:

@@ -4,9 +4,11 @@ The policy sees nothing but what ``evaluate`` and ``probe`` return, and draws no
 ledger are returned at once, so the same ledger leads to the same next recipe: the policy is a pure function of ledger
 and seed. ``evaluate`` raises :class:`BudgetSpentError` when the budget has ended, wherever the story then is.
 
-The story: integers first (a valid package within the first minute); then channels are removed by an allocation that
-lowers the cost until the floor is missed, and a bisection between the last that passed and the first that failed; then
-single notches around the best; then the same with twice the training, for as long as the budget lasts.
+The story: integers first (a valid package within the first minute), in several forms, the *tails* of later recipes;
+then channels are removed by an allocation that lowers the cost until the floor is missed, with every tail, since a
+layer that was worth its integers may not be when it has fewer channels; a bisection between the last that passed and
+the first that failed; then single notches around the best; then the same with twice the training, for as long as the
+budget lasts.
 """
 
 from __future__ import annotations
@@ -39,12 +41,13 @@ class BudgetSpentError(Exception):
 @dataclass(frozen=True)
 class Tools:
     """What the policy works with. ``steps`` maps names to step classes; ``evaluate(recipe)`` gives a trial (from the
-    ledger if it is there); ``probe(recipe)`` gives a damage, or None where the recipe fails;
-    ``seconds_per_sample()`` is the price of training."""
+    ledger if it is there); ``probe(recipe)`` gives a damage, or None where the recipe fails; ``layer_times(recipe)``
+    gives the milliseconds in each layer; ``seconds_per_sample()`` is the price of training."""
 
     steps: Mapping[str, Callable[..., Step]]
     evaluate: Callable[[Recipe], Trial]
     probe: Callable[[Recipe], float | None]
+    layer_times: Callable[[Recipe], Mapping[str, float]]
     seconds_per_sample: Callable[[], float]
 
 
@@ -58,12 +61,12 @@ class Policy:
     def run(self) -> None:
         """Tell the story to its end, or until the budget has ended."""
         self._try()
-        tail = self._tail()
+        tails = self._tails()
         if not self.space.groups:
             return self._refine()
         damage, level = self._damage(), 1.0
         for effort in _EFFORTS if self.space.trainable else _EFFORTS[:1]:
-            level = self._remove_channels(damage, tail, level, effort)
+            level = self._remove_channels(damage, tails, level, effort)
             self._refine()
         return None
 
@@ -84,32 +87,46 @@ class Policy:
 
     # ------------------------------------------------------------------------------------- integers and shorter floats
 
-    def _tail(self) -> Tail:
-        """The steps that end a recipe: quantization in its best form, a shorter float, or nothing."""
-        tried: list[tuple[Trial, Tail]] = []
-        if self.space.integer:
-            tried += self._quantized()
+    def _tails(self) -> list[Tail]:
+        """The ends of recipes that keep the original above the floor, the best first, and the empty one."""
+        tried = self._quantized() if self.space.integer else []
         for precision in self.space.precisions[1:]:
-            tail = (self._step("Cast", precision=precision),)
-            tried.append((self._try(*tail), tail))
-        best = self.judge.best([trial for trial, _ in tried if self.judge.passes(trial)])
-        return next((tail for trial, tail in tried if trial is best), ())
+            tried.append(self._tried(self._step("Cast", precision=precision)))
+        holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
+        best = self.judge.best([trial for trial, _ in holding if self.judge.passes(trial)])
+        holding.sort(key=lambda pair: pair[0] is not best)
+        return [tail for _, tail in holding] + [()]
+
+    def _tried(self, *tail: Step) -> tuple[Trial, Tail]:
+        return self._try(*tail), tail
 
     def _quantized(self) -> list[tuple[Trial, Tail]]:
-        tried: list[tuple[Trial, Tail]] = []
-        for ranges in RANGES:
-            tail: Tail = (self._step("Quantize", ranges=ranges),)
-            tried.append((self._try(*tail), tail))
+        """Quantization in its forms: the best ranges; where all layers together fail, fewer layers, or training."""
+        tried = [self._tried(self._step("Quantize", ranges=ranges)) for ranges in RANGES]
         working = [(trial, tail) for trial, tail in tried if not trial.error]
-        if not working or any(self.judge.holds(trial) for trial, _ in working):
-            return working
-        _, least = min(working, key=lambda pair: pair[0].measurements["drop"].value)
+        if not working:
+            return []
+        safest, (step,) = min(working, key=lambda pair: pair[0].measurements["drop"].value)
+        if self.judge.holds(safest):
+            best = self.judge.best([t for t, _ in working if self.judge.passes(t)]) or safest
+            return [(trial, tail) for trial, tail in working if trial is best] + self._faster_parts(step)
         if self.space.trainable:
-            tail = (*least, self._step("FineTune", epochs=self._epochs(1.0), lr=1e-4))
-            working.append((self._try(*tail), tail))
-            if self.judge.holds(working[-1][0]):
-                return working
-        return working + list(self._partly_quantized(least[0]))
+            trained = self._tried(step, self._step("FineTune", epochs=self._epochs(1.0), lr=1e-4))
+            if self.judge.holds(trained[0]):
+                return [trained]
+        return list(self._partly_quantized(step))
+
+    def _faster_parts(self, step: Step) -> list[tuple[Trial, Tail]]:
+        """Quantized but for the layers that run slower in integers than in float, and linear layers alone: integers
+        may cost convolutions more than they gain, and still make the file small."""
+        if self.goal.minimize != "latency":
+            return []
+        before, after = self.tools.layer_times(Recipe()), self.tools.layer_times(Recipe((step,)))
+        names = [layer.name for layer in self.space.layers]
+        slower = tuple(n for n in names if n in before and n in after and after[n] > before[n])
+        convolutions = tuple(layer.name for layer in self.space.layers if layer.kind == "conv")
+        parts = dict.fromkeys(part for part in (slower, convolutions) if 0 < len(part) < len(names))
+        return [self._tried(_with(step, exclude=part)) for part in parts]
 
     def _partly_quantized(self, step: Step) -> Iterator[tuple[Trial, Tail]]:
         """Leave the layers in float that hurt most when they alone are quantized: one, two, four, ... of them."""
@@ -120,8 +137,7 @@ class Policy:
         order = sorted(names, key=lambda name: -(damages[name] or 0.0))
         count = 1
         while count < len(names):
-            tail = (_with(step, exclude=tuple(order[:count])),)
-            trial = self._try(*tail)
+            trial, tail = self._tried(_with(step, exclude=tuple(order[:count])))
             yield trial, tail
             if self.judge.holds(trial):
                 return
@@ -137,32 +153,38 @@ class Policy:
             probes[group] = {r: 1.0 if damage is None else damage for r, damage in found.items()}
         return Damage(probes)
 
-    def _remove_channels(self, damage: Damage, tail: Tail, passed: float, effort: float) -> float:
+    def _remove_channels(self, damage: Damage, tails: list[Tail], passed: float, effort: float) -> float:
         """Lower the cost from ``passed`` while the floor holds, then bisect (in the logarithm) between pass and
         failure; returns the lowest cost that passed."""
         stride = 0.5 if self.space.trainable else 0.9
         failed, level = 0.0, passed * (stride if effort == 1 else stride**0.5)
+        leading = tails[:1]
         while level >= _LEAST_COST and not failed:
-            if self._passes_at(level, damage, tail, effort):
-                passed, level = level, level * stride
+            found = self._passing_at(level, damage, tails, effort)
+            if found:
+                passed, level, leading = level, level * stride, found[:1]
             else:
                 failed = level
         for _ in range(_BISECTIONS):
             if not failed or passed / failed < _CLOSE:
                 break
             level = (passed * failed) ** 0.5
-            if self._passes_at(level, damage, tail, effort):
+            if self._passing_at(level, damage, leading, effort):
                 passed = level
             else:
                 failed = level
         return passed
 
-    def _passes_at(self, level: float, damage: Damage, tail: Tail, effort: float) -> bool:
+    def _passing_at(self, level: float, damage: Damage, tails: list[Tail], effort: float) -> list[Tail]:
+        """The tails with which the network passes at a cost, the best first."""
         notches = allocate(self.space, damage, level, self.goal.minimize)
         steps = [self._pruning(notches)]
         if self.space.trainable:
             steps.append(self._step("FineTune", epochs=self._epochs(effort)))
-        return self.judge.passes(self._try(*steps, *tail))
+        tried = [(self._try(*steps, *tail), tail) for tail in tails]
+        passing = [(trial, tail) for trial, tail in tried if self.judge.passes(trial)]
+        best = self.judge.best([trial for trial, _ in passing])
+        return [tail for _, tail in sorted(passing, key=lambda pair: pair[0] is not best)]
 
     def _pruning(self, notches: Mapping[str, int]) -> Step:
         ratios = {group: round(1 - KEEPS[notch], 5) for group, notch in notches.items() if notch}

@@ -23,9 +23,13 @@ _MACS_PER_PARAM = 8.0
 
 @dataclass(frozen=True)
 class LayerCost:
-    """A layer of the original: its cost, the group that it ``gives``, and the share of its inputs from each group."""
+    """A layer of the original: its cost, the group that it ``gives``, and the share of its inputs from each group.
+
+    ``kind`` is ``conv`` or ``linear``.
+    """
 
     name: str
+    kind: str
     macs: float
     params: float
     gives: str | None
@@ -45,9 +49,11 @@ class Space:
 
     @classmethod
     def of(cls, described: JsonObject) -> Space:
-        """From what :meth:`laconic.evaluate.Evaluator.describe` says."""
+        """From what :meth:`laconic.story.evaluate.Evaluator.describe` says."""
         space = described["space"]
-        layers = [LayerCost(r["name"], r["macs"], r["params"], r["gives"], r["reads"]) for r in space["layers"]]
+        layers = [
+            LayerCost(r["name"], r["kind"], r["macs"], r["params"], r["gives"], r["reads"]) for r in space["layers"]
+        ]
         return cls(
             groups=dict(space["groups"]),
             layers=layers,

@@ -113,12 +113,13 @@ class Evaluator:
             "layers": [
                 {
                     "name": name,
+                    "kind": "linear" if isinstance(layer, nn.Linear) else "conv",
                     "macs": layers[name].macs,
                     "params": layers[name].params,
                     "gives": next((g.name for g in coupled.groups if name in g.layers), None),
                     "reads": {g.name: g.readers[name] for g in coupled.groups if name in g.readers},
                 }
-                for name in surgery.weighted_layers(self.model)
+                for name, layer in surgery.weighted_layers(self.model).items()
                 if name in layers
             ],
             "integer": bool(traits.integer_operators),
@@ -256,8 +257,7 @@ class Evaluator:
         """Time a trial's file against the original's, interleaved."""
         start = time.monotonic()
         self.progress("timing", 0.0)
-        batch = self.task.search.read([i % len(self.task.search) for i in range(self.job.target.batch)])
-        found = measure.paired(self._open(self.baseline_key), self._open(key), batch.inputs, rounds)
+        found = measure.paired(self._open(self.baseline_key), self._open(key), self._one_batch(), rounds)
         raw = {"before_ms": found.before_ms, "candidate_ms": found.candidate_ms, "after_ms": found.after_ms}
         return {
             "row": "latency",
@@ -271,6 +271,18 @@ class Evaluator:
             "noisy": found.noisy,
             "seconds": round(time.monotonic() - start, 3),
         }
+
+    def profile(self, key: str) -> JsonObject:
+        """Milliseconds in each layer of a trial's file, from the runtime's own profile."""
+        start = time.monotonic()
+        self.progress("profiling", 0.0)
+        layers = self.runtime.layer_times(self.path(key), self.job.target, self._one_batch())
+        seconds = round(time.monotonic() - start, 3)
+        return {"row": "profile", "key": key, "machine": machine.fingerprint(), "layers": layers, "seconds": seconds}
+
+    def _one_batch(self) -> Arrays:
+        """Samples of search for one call at the target's batch."""
+        return self.task.search.read([i % len(self.task.search) for i in range(self.job.target.batch)]).inputs
 
     def holdout(self, keys: Sequence[str]) -> dict[str, str | list[float]]:
         """The records of the original's and these trials' files on the holdout."""

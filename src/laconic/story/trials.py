@@ -99,6 +99,15 @@ class Trials:
         damage: float | None = row["damage"]
         return damage
 
+    def layer_times(self, recipe: Recipe) -> dict[str, float]:
+        """Milliseconds in each layer of a recipe's file; ``recipe`` was evaluated before."""
+        key = self.key(recipe)
+        row = self.ledger.find("profile", key=key, machine=self.described["machine_key"])
+        if row is None:
+            row = self.worker.call("profile", key, progress=self.reporter.progress)
+            self.ledger.append(row)
+        return dict(row["layers"])
+
     def seconds_per_sample(self) -> float:
         """What training the original costs, measured once."""
         row = self.ledger.find("probe", key="training")
