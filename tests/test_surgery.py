@@ -191,6 +191,21 @@ def test_padding_of_channels_is_told_from_padding_of_space(pad: tuple[int, ...],
         assert (call.family, call.channel_pad) == ("pad", channels)
 
 
+@pytest.mark.parametrize(
+    ("options", "family"),
+    [
+        ({}, "pad"),
+        ({"value": 0.0}, "pad"),
+        ({"value": -math.inf}, "pad"),
+        ({"mode": "reflect"}, "pad"),
+        ({"value": 1.0}, "fill"),
+        ({"mode": "constant", "value": -2}, "fill"),
+    ],
+)
+def test_padding_with_a_number_is_another_family(options: dict[str, Any], family: str) -> None:
+    assert traced(Run(lambda self, x: F.pad(x, (1, 1, 1, 1), **options))).calls[0].family == family
+
+
 # ------------------------------------------------------------------------------------------------------------- watched
 
 
