@@ -4,8 +4,10 @@ The first row says which model, data and versions the ledger belongs to. A row i
 without an end was being written when the process died, and is dropped when the ledger is opened again. Each row is
 flushed to the disk before the search goes on.
 
-Rows: ``header``; ``probe`` (a sensitivity); ``trial``; ``latency`` (a trial's speed, with the machine it belongs to);
-``front`` (the candidates and their order, before the holdout is opened); ``holdout`` (what it said); ``final``.
+Rows: ``header``; ``described`` (what was known before anything was measured: with it the ledger alone tells the whole
+search again); ``probe`` (a sensitivity); ``profile`` (the runtime's own, per layer); ``trial``; ``latency`` (a trial's
+speed, with the machine it belongs to); ``package`` (when there first was one); ``front`` (the candidates and their
+order, before the holdout is opened); ``holdout`` (what it said).
 """
 
 from __future__ import annotations

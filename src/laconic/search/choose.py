@@ -36,9 +36,11 @@ class Judge:
         return trial.error is None and drop is not None and drop.value <= self.max_drop
 
     def eligible(self, trial: Trial) -> bool:
-        """Whether a trial may win at all: it was measured to the end, without noise, keeps the limits, and is an
-        improvement on the original."""
-        if trial.error or trial.rejected or "speedup" not in trial.measurements:
+        """Whether a trial may win at all: it was measured to the end, without noise where its latency counts, keeps the
+        limits, and is an improvement on the original."""
+        if trial.error or not trial.recipe.steps or "speedup" not in trial.measurements:
+            return False
+        if trial.rejected and (self.goal.minimize == "latency" or self.goal.max_latency is not None):
             return False
         return self.within_limits(trial) and self.cost(trial) < 1
 

@@ -13,6 +13,7 @@ budget lasts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,7 +107,7 @@ class Policy:
         working = [(trial, tail) for trial, tail in tried if not trial.error]
         if not working:
             return []
-        safest, (step,) = min(working, key=lambda pair: pair[0].measurements["drop"].value)
+        safest, (step,) = min(working, key=lambda pair: _harm(pair[0]))
         if self.judge.holds(safest):
             best = self.judge.best([t for t, _ in working if self.judge.passes(t)]) or safest
             return [(trial, tail) for trial, tail in working if trial is best] + self._faster_parts(step)
@@ -153,38 +154,38 @@ class Policy:
             probes[group] = {r: 1.0 if damage is None else damage for r, damage in found.items()}
         return Damage(probes)
 
-    def _remove_channels(self, damage: Damage, tails: list[Tail], passed: float, effort: float) -> float:
-        """Lower the cost from ``passed`` while the floor holds, then bisect (in the logarithm) between pass and
-        failure; returns the lowest cost that passed."""
+    def _remove_channels(self, damage: Damage, tails: list[Tail], held: float, effort: float) -> float:
+        """Lower the cost from ``held`` while the floor holds, then bisect (in the logarithm) between the last cost at
+        which it held and the first at which it did not; returns the lowest at which it held."""
         stride = 0.5 if self.space.trainable else 0.9
-        failed, level = 0.0, passed * (stride if effort == 1 else stride**0.5)
+        missed, level = 0.0, held * (stride if effort == 1 else stride**0.5)
         leading = tails[:1]
-        while level >= _LEAST_COST and not failed:
-            found = self._passing_at(level, damage, tails, effort)
+        while level >= _LEAST_COST and not missed:
+            found = self._holding_at(level, damage, tails, effort)
             if found:
-                passed, level, leading = level, level * stride, found[:1]
+                held, level, leading = level, level * stride, found[:1]
             else:
-                failed = level
+                missed = level
         for _ in range(_BISECTIONS):
-            if not failed or passed / failed < _CLOSE:
+            if not missed or held / missed < _CLOSE:
                 break
-            level = (passed * failed) ** 0.5
-            if self._passing_at(level, damage, leading, effort):
-                passed = level
+            level = (held * missed) ** 0.5
+            if self._holding_at(level, damage, leading, effort):
+                held = level
             else:
-                failed = level
-        return passed
+                missed = level
+        return held
 
-    def _passing_at(self, level: float, damage: Damage, tails: list[Tail], effort: float) -> list[Tail]:
-        """The tails with which the network passes at a cost, the best first."""
+    def _holding_at(self, level: float, damage: Damage, tails: list[Tail], effort: float) -> list[Tail]:
+        """The tails with which the network stands above the floor at a cost, the best first."""
         notches = allocate(self.space, damage, level, self.goal.minimize)
         steps = [self._pruning(notches)]
         if self.space.trainable:
             steps.append(self._step("FineTune", epochs=self._epochs(effort)))
         tried = [(self._try(*steps, *tail), tail) for tail in tails]
-        passing = [(trial, tail) for trial, tail in tried if self.judge.passes(trial)]
-        best = self.judge.best([trial for trial, _ in passing])
-        return [tail for _, tail in sorted(passing, key=lambda pair: pair[0] is not best)]
+        best = self.judge.best([trial for trial, _ in tried if self.judge.passes(trial)])
+        holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
+        return [tail for _, tail in sorted(holding, key=lambda pair: pair[0] is not best)]
 
     def _pruning(self, notches: Mapping[str, int]) -> Step:
         ratios = {group: round(1 - KEEPS[notch], 5) for group, notch in notches.items() if notch}
@@ -237,6 +238,12 @@ def _moves(step: Step, space: Space, goal: Goal, steps: Mapping[str, Callable[..
         for ranges in RANGES:
             if ranges != settings.ranges:
                 yield _with(step, ranges=ranges)
+
+
+def _harm(trial: Trial) -> tuple[float, float]:
+    """Orders trials by their drop; those whose scoring ended early come last, by the score that they had."""
+    drop = trial.measurements.get("drop")
+    return (math.inf if drop is None else drop.value, -trial.measurements["score"].value)
 
 
 def _notch(ratio: float) -> int:

@@ -15,6 +15,7 @@ from laconic.core import Arrays, Goal, Target
 from laconic.data import load as load_task
 from laconic.errors import LaconicError
 from laconic.models import load as load_model
+from laconic.report import front_svg
 from laconic.steps.train.fit import Schedule, fit
 from laconic.story.shrink import Result, Wish, shrink
 
@@ -38,7 +39,9 @@ def run(out: Path) -> Result:
 
         data = {"spec": "digits", "preprocess": None, "max_corrupt": 0.0}
         load = partial(load_both, spec, data, trainable=True, seed=0)
-        return shrink(load, Wish(GOAL, Target("onnxruntime"), out / "package", reporter=reporter))
+        result = shrink(load, Wish(GOAL, Target("onnxruntime"), out / "package", reporter=reporter))
+    (out / "front.svg").write_text(front_svg(result.package.manifest), encoding="utf-8")
+    return result
 
 
 def _train(out: Path, reporter: console.ConsoleReporter) -> Path:

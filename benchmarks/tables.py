@@ -1,0 +1,159 @@
+"""The tables of the README, written from the run records between markers; ``python -m benchmarks.tables``.
+
+A figure that no record holds is not written: the table says that the benchmark was not run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import records
+from laconic.core import describe
+from laconic.report import words
+
+README = records.ROOT / "README.md"
+Row = dict[str, Any]
+
+
+def write() -> None:
+    """Put every table into the README."""
+    text = README.read_text(encoding="utf-8")
+    README.write_text(with_tables(text), encoding="utf-8")
+
+
+def with_tables(text: str) -> str:
+    """``text`` with what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` made anew from the records."""
+
+    def made(match: re.Match[str]) -> str:
+        return f"<!-- table {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\w+) -->.*?<!-- end -->", made, text, flags=re.DOTALL)
+
+
+def results() -> str:
+    """What laconic made of three networks."""
+    rows = []
+    demo, lenet, mobilenet = (records.read(name) for name in ("demo", "lenet", "mobilenet"))
+    if demo:
+        rows.append(_result("small CNN, digits (`make demo`)", demo["shrink"]))
+    if lenet:
+        rows.append(_result("LeNet-5-Caffe, MNIST", lenet["shrink"]))
+    shrunk = [row["shrink"] for row in mobilenet["rows"] if "shrink" in row] if mobilenet else []
+    rows += [_result("MobileNetV1 0.75, ImageNet, no training", shrink) for shrink in shrunk]
+    columns = [
+        "network, data",
+        "runtime",
+        "file",
+        "smaller",
+        "faster (95 % interval)",
+        "drop, at most (95 %)",
+        "allowed",
+    ]
+    return _table(columns, rows) + _measured_on(mobilenet or lenet or demo)
+
+
+def _result(name: str, shrink: Row) -> list[str]:
+    before, after, speed, proof = shrink["baseline"], shrink["best"], shrink["ratio"]["latency"], shrink["certificate"]
+    files = f"{words.size(before['file_bytes'])} → {words.size(after['file_bytes'])}"
+    faster = f"**{speed['value']:.2f}x** ({speed['low']:.2f}-{speed['high']:.2f})"
+    proved = "not certified" if proof is None else f"{words.points_at_most(proof['bound'])} points, n = {proof['n']:,}"
+    allowed = "" if proof is None else f"{100 * proof['max_drop']:g}"
+    runtime = shrink["target"].partition(":")[0]
+    return [name, runtime, files, f"**{shrink['ratio']['size']:.1f}x**", faster, proved, allowed]
+
+
+def peers() -> str:
+    """MobileNetV1 beside the runtimes' own quantizers."""
+    found = records.read("mobilenet")
+    if not found:
+        return _NOT_RUN
+    rows = []
+    for row in found["rows"]:
+        speed, ours = row.get("speed_to_float"), row.get("laconic_over_peer")
+        agreement = f"{row['agreement']:.2%}"
+        rows.append(
+            [
+                row["target"],
+                f"**{row['name']}**" if row["name"] == "laconic" else row["name"],
+                f"**{agreement}**" if row["name"] == "laconic" else agreement,
+                f"{row['top1']:.2%}",
+                f"{speed['value']:.2f}x" if speed else "1",
+                f"{ours['value']:.3f} ({ours['low']:.3f}-{ours['high']:.3f})" if ours else "",
+                words.size(row["file_bytes"]),
+            ]
+        )
+    columns = [
+        "runtime",
+        "quantizer",
+        "agrees with float32",
+        "top-1",
+        "faster than float32",
+        "laconic's speed over it",
+        "file",
+    ]
+    n = f"\n{found['calibration']} pictures for calibration, {found['rows'][0]['n']} held out, none used twice."
+    return _table(columns, rows) + n + _measured_on(found)
+
+
+def certificate() -> str:
+    """Does the certificate keep its word?"""
+    found = records.read("certificate")
+    if not found:
+        return _NOT_RUN
+    rows = []
+    for row in found["searches"]:
+        wrong = f"{row['wrong']:,} of {row['searches']:,}"
+        rows.append(
+            [row["certificate"], row["records"], wrong, f"{row['power']:.1%}", "yes" if row["passes"] else "**no**"]
+        )
+    columns = ["certificate", "records", "certified wrongly (at most 123)", "certified rightly", "keeps its word"]
+    return _table(columns, rows)
+
+
+def reliability() -> str:
+    """What a kill costs, and how long the start takes."""
+    kill, startup = records.read("kill"), records.read("startup")
+    lines = []
+    if kill:
+        lost = sum(row["lost"] for row in kill["kills"])
+        lines.append(
+            f"- `kill -9` at {len(kill['kills'])} random moments of the LeNet search, then the same command again: "
+            f"{lost} finished rows lost, {len(kill['repeated'])} repeated ({kill['trials']} trials, {kill['rows']} "
+            f"rows). Told again from the ledger alone, it ends at the same winner: {describe(kill['winner'])}."
+        )
+    for row in startup["rows"] if startup else []:
+        middle = row["seconds"][len(row["seconds"]) // 2]
+        loaded = ", ".join(row["heavy"]) or "neither torch nor a runtime"
+        lines.append(f"- `{row['command']}`: {middle:.2f} s, loads {loaded}.")
+    return "\n".join(lines) or _NOT_RUN
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "results": results,
+    "peers": peers,
+    "certificate": certificate,
+    "reliability": reliability,
+}
+_NOT_RUN = "*This benchmark was not run yet: `make bench`.*"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return _NOT_RUN
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _measured_on(record: Row | None) -> str:
+    if record is None:
+        return ""
+    machine, versions = record["machine"], record["libraries"]
+    names = [f"{name} {versions[name]}" for name in ("onnxruntime", "openvino") if name in versions]
+    where = f"{machine['processor']}, {machine['architecture']}, {machine['cores']} cores"
+    return f"\n\nMeasured on {record['date']} on {where}, one thread, batch 1; {', '.join(names)}."
+
+
+if __name__ == "__main__":
+    write()
