@@ -94,6 +94,8 @@ def headline(dossier: JsonObject) -> tuple[str, str, str]:
     if dossier["status"] == "certified":
         again = "" if found["independent"] else ", not independent"
         return became, "certified", f"{name} {_fell_at_most(found['bound'])} at {sure}{again}"
+    if found.get("withheld"):
+        return became, "NOT CERTIFIED", found["withheld"]
     bound, allowed = points_at_most(found["bound"]), points(found["max_drop"])
     return became, "NOT CERTIFIED", f"{name} may have fallen by up to {bound} points at {sure}, {allowed} being allowed"
 
@@ -107,7 +109,8 @@ def in_words(dossier: JsonObject) -> str:
     bound = f"at {percent(found['confidence'])} confidence it {_fell_at_most(found['bound'])}"
     allowed = f"{points(found['max_drop'])} being allowed"
     if dossier["status"] != "certified":
-        return f"NOT CERTIFIED: {measured}; {bound}, {allowed}"
+        why = f"{found['withheld']}; of this one, " if found.get("withheld") else ""
+        return f"NOT CERTIFIED: {why}{measured}; {bound}, {allowed}"
     again = "" if found["independent"] else f" (this holdout was opened {found['opening']} times: not independent)"
     return f"certified: {measured}; {bound}, {allowed}{again}"
 
@@ -173,6 +176,8 @@ def _counted(dossier: JsonObject, found: JsonObject) -> str:
 
 
 def _unproved(found: JsonObject) -> str:
+    if found.get("withheld"):
+        return f"But {found['withheld']}: this is only what came nearest."
     bound, allowed, sure = points_at_most(found["bound"]), points(found["max_drop"]), percent(found["confidence"])
     if found["drop"] > found["max_drop"]:
         return f"That is more than the {allowed} points allowed; at {sure} confidence it may be up to {bound}."

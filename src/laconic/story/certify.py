@@ -30,8 +30,12 @@ class Verdict:
     tested: list[JsonObject]
 
 
-def certify(trials: Trials, judge: Judge, candidates: list[Trial]) -> Verdict:
-    """Test ``candidates`` (not empty, in their order) on the holdout. What the ledger already holds is not redone."""
+NONE_BETTER = "no candidate is better than the original within the limits"
+
+
+def certify(trials: Trials, judge: Judge, candidates: list[Trial], may_win: bool = True) -> Verdict:
+    """Test ``candidates`` (not empty, in their order) on the holdout. What the ledger already holds is not redone.
+    Where none of them ``may_win``, the holdout is asked all the same, but nothing is certified."""
     keys = [trial.key for trial in candidates]
     opening = _opened(trials, keys, judge.max_drop)
     records = {key: unpack(packed) for key, packed in opening["records"].items()}
@@ -46,8 +50,11 @@ def certify(trials: Trials, judge: Judge, candidates: list[Trial]) -> Verdict:
     ]
     return Verdict(
         winner=winner,
-        certified=bool(passed),
-        certificate=_certificate(trials, judge, baseline, records[winner.key], opening, len(keys)),
+        certified=bool(passed) and may_win,
+        certificate={
+            **_certificate(trials, judge, baseline, records[winner.key], opening, len(keys)),
+            "withheld": None if may_win else NONE_BETTER,
+        },
         scores={key: float(np.mean(values)) for key, values in records.items()},
         tested=tested,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from laconic import __version__
 from laconic.core import Goal, JsonObject, Recipe, Target, Trial
-from laconic.errors import FolderError, RecipeError, TrialError
+from laconic.errors import GoalError, LaconicError, RecipeError, TrialError
 from laconic.ledger import Ledger
 from laconic.pack import package
 from laconic.report import render
@@ -19,14 +19,14 @@ from laconic.search.choose import FRONT, Judge
 from laconic.search.policy import BudgetSpentError, Policy, Tools
 from laconic.search.space import Space
 from laconic.steps import STEPS
+from laconic.story import certify as certifying
 from laconic.story import dossier, preflight
-from laconic.story.certify import Verdict, certify
 from laconic.story.evaluate import Evaluator, Job
+from laconic.story.folder import FILES, LOG, claim
 from laconic.story.reporter import Reporter
 from laconic.story.trials import FINAL_ROUNDS, ROUNDS, Trials
 from laconic.worker import Worker
 
-LOG = "laconic.log"
 _FINAL_ATTEMPTS = 4
 
 
@@ -62,47 +62,23 @@ def shrink(load: Callable[[Any], Any], wish: Wish) -> Result:
     Ctrl-C ends the search, not the story: what was found is certified and returned.
     """
     began = time.monotonic()
-    new = claim(wish.out)
+    folder = claim(wish.out)
     try:
-        job = Job(load, wish.target, wish.seed, wish.keep, wish.out / "trials")
+        job = Job(load, wish.target, wish.seed, wish.keep, folder.files)
         with Worker(partial(Evaluator, job), wish.out / LOG, preflight.memory_limit()) as worker:
             described = worker.call("describe", progress=wish.reporter.progress)
             ledger = Ledger(wish.out / package.LEDGER, _header(described))
+            if described not in [{k: v for k, v in row.items() if k != "row"} for row in ledger.of("described")]:
+                ledger.append({"row": "described", **described})
             trials = Trials(ledger, worker, wish.target, described, wish.goal, wish.reporter)
             judge, reach = _preflight(trials, wish)
-            _search(trials, judge, reach, wish)
+            _search(trials, judge, reach, wish, began)
             winner, verdict = _prove(trials, judge, wish)
             found = dossier.gather(trials, judge, winner, verdict, reach)
             return Result(_pack(wish, found), dossier.summary(found, str(wish.out), time.monotonic() - began))
-    except BaseException:
-        if new:
-            _take_back(wish.out)
+    except BaseException as error:
+        folder.give_back(error)
         raise
-
-
-def claim(out: Path) -> bool:
-    """Make the output folder, or accept one that holds a ledger; True if there was none before. Raises
-    :class:`FolderError` if it holds something else."""
-    if out.exists() and not out.is_dir():
-        raise FolderError("--out is a file", got=str(out), wanted="a folder, new or of an earlier run")
-    new = not out.is_dir() or not any(out.iterdir())
-    if not new and not (out / package.LEDGER).is_file():
-        raise FolderError("the output folder holds something else", got=str(out), fix="give a new or an empty --out")
-    (out / "trials").mkdir(parents=True, exist_ok=True)
-    return new
-
-
-def _take_back(out: Path) -> None:
-    """Remove an output folder in which nothing was finished; a log that says something stays."""
-    if (out / package.LEDGER).exists():
-        return
-    for path in (out / "trials").iterdir():
-        path.unlink()
-    (out / "trials").rmdir()
-    if (out / LOG).exists() and not (out / LOG).stat().st_size:
-        (out / LOG).unlink()
-    if not any(out.iterdir()):
-        out.rmdir()
 
 
 def _header(described: JsonObject) -> JsonObject:
@@ -126,7 +102,7 @@ def _preflight(trials: Trials, wish: Wish) -> tuple[Judge, JsonObject]:
     return Judge(wish.goal, trials.max_drop, baseline), reach
 
 
-def _search(trials: Trials, judge: Judge, reach: JsonObject, wish: Wish) -> None:
+def _search(trials: Trials, judge: Judge, reach: JsonObject, wish: Wish, began: float) -> None:
     """Search until the budget has ended, there is nothing left to try, or the user has had enough."""
 
     passed: list[Trial] = []
@@ -139,6 +115,7 @@ def _search(trials: Trials, judge: Judge, reach: JsonObject, wish: Wish) -> None
                 wish.reporter.best(trial)
             if not (wish.out / package.MANIFEST).exists():
                 _pack(wish, dossier.gather(trials, judge, trial, None, reach))
+                trials.ledger.append({"row": "package", "key": trial.key, "after": round(time.monotonic() - began, 1)})
                 wish.reporter.note(f"a first package is in {wish.out}, uncertified yet: {recipe}")
         return trial
 
@@ -152,6 +129,8 @@ def _search(trials: Trials, judge: Judge, reach: JsonObject, wish: Wish) -> None
     except BudgetSpentError:
         wish.reporter.note("the budget has ended")
     except KeyboardInterrupt:
+        if not _measured(trials, wish):
+            raise
         trials.worker.stop()
         wish.reporter.note("stopped: certifying the best so far (Ctrl-C again to leave it uncertified)")
 
@@ -163,28 +142,53 @@ def _refuse_broken(trial: Trial, trials: Trials) -> None:
         raise (RecipeError if row.get("kind") == "RecipeError" else TrialError)(trial.error)
 
 
-def _prove(trials: Trials, judge: Judge, wish: Wish) -> tuple[Trial, Verdict]:
+def _prove(trials: Trials, judge: Judge, wish: Wish) -> tuple[Trial, certifying.Verdict]:
     """Open the holdout for the front, and time the winner afresh."""
     _time_again(trials, judge)
-    tried = [t for t in trials.all() if t.recipe.steps and "drop" in t.measurements]
-    if wish.recipe is not None:
-        tried = [t for t in tried if t.recipe.key == wish.recipe.key]
-    candidates = judge.front(tried)
+    candidates, may_win = _candidates(trials, judge, wish)
     if not candidates:
-        wish.reporter.note(
-            "no candidate is better than the original within the limits; the safest is kept, uncertified"
-        )
-        candidates = sorted(tried, key=lambda t: (t.measurements["p_search"].value, t.recipe.key))[:FRONT]
-    if not candidates:
-        reasons = "; ".join(f"{t.recipe}: {t.error or t.rejected}" for t in trials.all() if t.recipe.steps)
-        raise TrialError(f"no candidate could be measured: {reasons or 'none was tried; give a larger --budget'}")
-    verdict = certify(trials, judge, candidates)
+        raise _nothing(trials)
+    if not may_win:
+        wish.reporter.note(f"{certifying.NONE_BETTER}; what comes nearest is kept, uncertified")
+    verdict = certifying.certify(trials, judge, candidates, may_win)
     for _ in range(_FINAL_ATTEMPTS):
         row = trials.latency_row(verdict.winner.key, final=True)
         if row is not None and not row["noisy"]:
             break
         trials.time(verdict.winner.key, FINAL_ROUNDS)
     return verdict.winner, verdict
+
+
+def _candidates(trials: Trials, judge: Judge, wish: Wish) -> tuple[list[Trial], bool]:
+    """What to show to the holdout, in order, and whether any of it may win: the front; where there is none, what
+    search trusts most; where nothing was scored to the end, the one that was given up with the best score."""
+    measured = _measured(trials, wish)
+    able = judge.front(measured) if wish.recipe is None else list(filter(judge.within_limits, measured))
+    if able:
+        return able, True
+    if measured:
+        return sorted(measured, key=lambda t: (t.measurements["p_search"].value, t.recipe.key))[:FRONT], False
+    given_up = [t for t in _tried(trials, wish) if t.error is None and "drop" not in t.measurements]
+    return sorted(given_up, key=lambda t: (-t.measurements["score"].value, t.recipe.key))[:1], False
+
+
+def _measured(trials: Trials, wish: Wish) -> list[Trial]:
+    """The candidates that were scored to the end and timed."""
+    return [t for t in _tried(trials, wish) if {"drop", "speedup"} <= t.measurements.keys()]
+
+
+def _tried(trials: Trials, wish: Wish) -> list[Trial]:
+    """All candidates; where the user gave a recipe, that one alone."""
+    wanted = wish.recipe.key if wish.recipe is not None else None
+    return [t for t in trials.all() if t.recipe.steps and wanted in (None, t.recipe.key)]
+
+
+def _nothing(trials: Trials) -> LaconicError:
+    """Why there is nothing to certify."""
+    reasons = [f"{t.recipe}: {t.error or t.rejected}" for t in trials.all() if t.recipe.steps]
+    if not reasons:
+        return GoalError("the budget ended before a candidate was tried", fix="give a larger --budget")
+    return TrialError(f"no candidate could be measured: {'; '.join(reasons)}")
 
 
 def _time_again(trials: Trials, judge: Judge) -> None:
@@ -198,5 +202,5 @@ def _time_again(trials: Trials, judge: Judge) -> None:
 def _pack(wish: Wish, found: JsonObject) -> package.Package:
     """Write the package; its report and its manifest say what ``found`` says."""
     suffix = ".pt2" if wish.target.runtime == "torch" else ".onnx"
-    files = [wish.out / "trials" / f"{found[name]['key']}{suffix}" for name in ("best", "baseline")]
+    files = [wish.out / FILES / f"{found[name]['key']}{suffix}" for name in ("best", "baseline")]
     return package.write(wish.out, found, files[0], files[1], render(found))

@@ -120,8 +120,10 @@ class Trials:
 
     @property
     def spent_seconds(self) -> float:
-        """The work that the ledger holds, in seconds."""
-        return float(sum(row.get("seconds", 0.0) for row in self.ledger.rows))
+        """The work of this job that the ledger holds, in seconds."""
+        probes = (row for row in self.ledger.of("probe") if "recipe" not in row or row["key"] == self._key_of(row))
+        keys = {row["key"] for row in (*self._rows(), *probes)}
+        return float(sum(row["seconds"] for row in self.ledger.rows if row.get("key") in keys))
 
     def _announce(self, text: str) -> None:
         budget = self.goal.budget
@@ -131,7 +133,7 @@ class Trials:
     @property
     def count(self) -> int:
         """The trials that were made, the original not counted."""
-        return sum(bool(row["recipe"]) for row in self.ledger.of("trial"))
+        return sum(bool(row["recipe"]) for row in self._rows())
 
     def check_budget(self) -> None:
         budget = self.goal.budget
@@ -166,9 +168,16 @@ class Trials:
         return drop * float(self.baseline_row["score"]) if self.goal.relative else drop
 
     def all(self) -> list[Trial]:
-        """Every trial of this target and these versions, judged, in the order in which they were made."""
-        known = [row for row in self.ledger.of("trial") if row["target"] == str(self.target)]
-        return [self.judged(row) for row in known]
+        """Every trial of this job, judged, in the order in which they were made."""
+        return [self.judged(row) for row in self._rows()]
+
+    def _rows(self) -> list[JsonObject]:
+        """The trial rows of this job: a ledger may also hold those of another target, of another --keep, or of other
+        versions of the libraries."""
+        return [row for row in self.ledger.of("trial") if row["key"] == self._key_of(row)]
+
+    def _key_of(self, row: JsonObject) -> str:
+        return self.key(Recipe.parse(row["recipe"], _steps()))
 
     def judged(self, row: JsonObject, final: bool = False) -> Trial:
         """A ledger row with what follows from it: drops with their bounds, latencies with their intervals. ``final``
