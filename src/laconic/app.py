@@ -36,7 +36,7 @@ def shrink(options: Namespace) -> int:
     )
     target = Target.parse(options.target) if options.target else Target("onnxruntime")
     recipe = _recipe(options.recipe) if options.recipe else None
-    if goal.budget.trials == 0 and recipe is None:
+    if 0 in (goal.budget.trials, goal.budget.seconds) and recipe is None:
         raise InputError("--budget 0 without --recipe leaves nothing to do", fix="give a budget or a recipe")
     load = partial(load_both, options.model, _data_of(options), trainable=not options.no_train, seed=options.seed)
     with console.ConsoleReporter() as reporter:
@@ -123,11 +123,10 @@ def eval(options: Namespace) -> int:
     from laconic.story import judge
 
     data = _data_of(options)
+    goal = Goal.parse(max_drop=options.max_drop, confidence=options.confidence)
     subject = Path(options.subject)
     if (subject / package.MANIFEST).is_file():
-        limit = percent(options.max_drop, "--max-drop") if options.max_drop else None
-        confidence = percent(options.confidence, "--confidence")
-        found = judge.package(package.read(subject), partial(load_for, data), options.target, limit, confidence)
+        found = judge.package(package.read(subject), partial(load_for, data), options.target, goal)
     elif subject.is_dir():
         raise FolderError("not a package", got=str(subject), wanted=f"a folder with {package.MANIFEST}")
     else:
@@ -160,12 +159,15 @@ def profile(options: Namespace) -> int:
 
     from laconic.models import load as load_model
     from laconic.profile import profile as count
+    from laconic.story.inputs import require_fit
 
     loaded = load_model(options.model)
     shape = _shape(options.input) if options.input else loaded.input_shape
     if shape is None:
         raise InputError("this model does not say what its input is", fix="give --input, for example --input 3x224x224")
-    found = count(loaded.module, torch.zeros(1, *shape)).to_json()
+    zeros = torch.zeros(1, *shape)
+    require_fit(loaded.module, {"input": zeros})
+    found = count(loaded.module, zeros).to_json()
     if options.json:
         print(json.dumps(found))
         return 0

@@ -38,7 +38,8 @@ class ConsoleReporter(Reporter):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self.console.is_terminal:
+            self._progress.stop()
 
     def note(self, text: str) -> None:
         self._print(f"[cyan]{escape(text)}[/]")
@@ -65,7 +66,9 @@ class ConsoleReporter(Reporter):
             return
         self._seen.add(trial.key)
         self._count += 1
-        self._print(f"{self._count:>3}  {escape(_found(trial))}  [dim]{escape(str(trial.recipe))}[/]")
+        found = f"{self._count:>3}  {escape(_found(trial))}  [dim]{escape(str(trial.recipe))}[/]"
+        cut = self.console.is_terminal  # a line per trial there; a file gets the whole
+        self.console.print(found, soft_wrap=not cut, no_wrap=True, overflow="ellipsis" if cut else "ignore")
 
     def best(self, trial: Trial) -> None:
         self._best = f"{trial.measurements['speedup'].value:.2f}x, {words.size(trial.measurements['file_bytes'].value)}"
@@ -80,7 +83,7 @@ class ConsoleReporter(Reporter):
         self._progress.update(self._task, description=escape(text[:44]), completed=fraction, rest=", ".join(rest))
 
     def _print(self, text: str) -> None:
-        self.console.print(text, soft_wrap=not self.console.is_terminal, overflow="ellipsis", no_wrap=True)
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
 
 
 def _found(trial: Trial) -> str:

@@ -111,7 +111,7 @@ def required(request: Request) -> Preprocess:
     if request.preprocess is None:
         raise DataError(
             "pictures without pre-processing, and the model states none",
-            fix="state it: --preprocess FILE.yaml with channels, resize, crop, divide, mean, std, layout (docs/preprocessing.md)",
+            fix="state it with --preprocess FILE: channels, resize, crop, divide, mean, std, layout as YAML",
         )
     check(request.preprocess)
     return request.preprocess

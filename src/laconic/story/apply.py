@@ -13,11 +13,13 @@ from PIL import Image
 
 from laconic.core import JsonObject, Target
 from laconic.data import apply as preprocessed
-from laconic.errors import DataError, TargetError
+from laconic.errors import DataError, DeployError, FolderError, TargetError
 from laconic.pack.package import Package
 from laconic.runtime import runtime_of
 from laconic.runtime.difference import relative_error
+from laconic.story.inputs import made_up
 
+_COMPARED = 8
 _ROUNDING = 2e-2
 """Two runtimes round the same integers differently; more than this is another answer."""
 
@@ -29,6 +31,8 @@ def predictions(package: Package, inputs: Sequence[Path], top: int) -> Iterator[
     for path in inputs:  # nothing is run before every input is known to be there
         if not path.is_file():
             raise DataError("no such input", got=str(path), wanted="a picture or a .npy file")
+    if len(package.manifest["inputs"]) > 1:
+        raise DataError("run gives a model one input only", got=", ".join(package.manifest["inputs"]))
     session = runtime_of(package.target).open_file(package.model_path, package.target)
     for path in inputs:
         batch = _array(package, path)
@@ -43,13 +47,7 @@ def predictions(package: Package, inputs: Sequence[Path], top: int) -> Iterator[
 def _array(package: Package, path: Path) -> Any:
     """A batch ready for the model: from a picture, or from an array of one sample or several."""
     if path.suffix == ".npy":
-        x = np.load(path, allow_pickle=False)
-        shape = package.manifest["input_shape"]
-        if list(x.shape) == shape:
-            x = x[None]
-        if list(x.shape[1:]) != shape:
-            raise DataError(f"{path} does not fit the model", got=x.shape, wanted=f"{shape}, or several of them")
-        return x.astype(np.float32)
+        return _numbers(package, path)
     stated = package.preprocess
     if stated is None:
         raise DataError(
@@ -60,6 +58,21 @@ def _array(package: Package, path: Path) -> Any:
             return preprocessed(picture, stated)[None]
     except (OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a picture that can be read: {error}") from error
+
+
+def _numbers(package: Package, path: Path) -> Any:
+    try:
+        x = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path} cannot be read", got=error, wanted="an array of numbers, by numpy.save") from error
+    shape, dtype = package.manifest["input_shape"], next(iter(package.manifest["inputs"].values()))["dtype"]
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "buif" or not np.isfinite(x).all():
+        raise DataError(f"{path} is not an array of finite numbers", wanted=f"{dtype}")
+    if list(x.shape) == shape:
+        x = x[None]
+    if list(x.shape[1:]) != shape or not len(x):
+        raise DataError(f"{path} does not fit the model", got=x.shape, wanted=f"{tuple(shape)}, or several of them")
+    return x.astype(dtype)
 
 
 def _labels(package: Package, logits: Any, top: int) -> list[JsonObject]:
@@ -79,18 +92,26 @@ def exported(package: Package, target: Target, out: Path) -> JsonObject:
             f"{target.runtime} does not read {here.SUFFIX} files", got=package.model_path.name,
             wanted=f"a {there.SUFFIX} file", fix=f"deploy the recipe there: {command}",
         )  # fmt: skip
-    x = np.random.default_rng(0).normal(size=(8, *package.manifest["input_shape"])).astype(np.float32)
-    wanted = next(iter(here.open_file(package.model_path, package.target)({"input": x}).values()))
-    found = next(iter(there.open_file(package.model_path, target)({"input": x}).values()))
-    difference = relative_error(found, wanted)
+    if out.is_dir():
+        raise FolderError("--out is a folder", got=str(out), wanted="the file to write")
+    x = made_up(package.manifest["inputs"], _COMPARED)
+    wanted = here.open_file(package.model_path, package.target)(x)
+    try:
+        found = there.open_file(package.model_path, target)(x)
+    except DeployError as error:
+        raise TargetError(str(error), fix="give another --target") from error
+    difference = max(relative_error(found[name], y) for name, y in wanted.items())
     integer = any(name.startswith("Quantize") for name in package.manifest["best"]["operators"])
     if difference > (_ROUNDING * 10 if integer else _ROUNDING):
         raise TargetError(f"on {target} the file gives another answer", got=f"relative error {difference:.2g}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        part = Path(folder) / out.name
-        shutil.copyfile(package.model_path, part)
-        part.replace(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+            part = Path(folder) / out.name
+            shutil.copyfile(package.model_path, part)
+            part.replace(out)
+    except OSError as error:
+        raise FolderError(f"{out} cannot be written: {error}", fix="give another --out") from error
     return {
         "file": str(out),
         "bytes": out.stat().st_size,

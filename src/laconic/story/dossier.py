@@ -26,8 +26,8 @@ def gather(trials: Trials, judge: Judge, winner: Trial, verdict: Verdict | None,
     scores = verdict.scores if verdict else {}
     timing = trials.latency_row(winner.key, final=True) or trials.latency_row(winner.key) or {}
     names = (
-        *("model", "data", "metric", "splits", "calibration", "trainable", "labels", "preprocess", "input_shape"),
-        *("libraries", "machine", "seed", "keep"),
+        *("model", "data", "metric", "splits", "calibration", "trainable", "labels", "preprocess"),
+        *("inputs", "input_shape", "libraries", "machine", "seed", "keep"),
     )
     return {
         "laconic": __version__,

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import nn
 from laconic import machine, measure, surgery
 from laconic.core import Arrays, Context, Facts, JsonObject, Recipe, Target, Task, digest
 from laconic.data import with_reference
-from laconic.errors import DataError, DeployError, LaconicError, RecipeError, TargetError
+from laconic.errors import DeployError, LaconicError, TargetError
 from laconic.fake_quantize import attached
 from laconic.models.loaded import LoadedModel
 from laconic.profile import profile
@@ -32,6 +32,7 @@ from laconic.runtime.difference import first_difference, relative_error
 from laconic.steps import STEPS
 from laconic.steps.prune.groups import coupling
 from laconic.steps.train.fit import Schedule, fit
+from laconic.story.inputs import require_fit, require_layers, stated
 
 Progress = Callable[[str, float], None]
 
@@ -65,7 +66,7 @@ class Evaluator:
         self.loaded, self.task = job.load(progress)
         self.model = self.loaded.module
         require_fit(self.model, self._example(2))
-        _require_layers(self.model, job.keep)
+        require_layers(self.model, job.keep)
         self.context = Context(
             traits=self.runtime.traits(job.target),
             seed=job.seed,
@@ -91,6 +92,7 @@ class Evaluator:
             "calibration": min(task.calibration, len(task.train)),
             "trainable": task.trainable,
             "labels": list(task.labels or self.loaded.labels),
+            "inputs": stated(self._example(1)),
             "input_shape": list(next(iter(self._example(1).values())).shape[1:]),
             "preprocess": task.preprocess.to_json() if task.preprocess else None,
             "seed": self.job.seed,
@@ -347,29 +349,6 @@ class Evaluator:
 
     def _open_path(self, path: Path) -> Any:
         return self.runtime.open_file(path, self.job.target)
-
-
-def require_fit(model: nn.Module, example: Mapping[str, Any]) -> None:
-    """Refuse samples that the model cannot take."""
-    try:
-        with torch.no_grad():
-            surgery.call(model, {name: torch.as_tensor(x) for name, x in example.items()})
-    except LaconicError:
-        raise
-    except Exception as error:  # whatever the user's own model raises
-        found = ", ".join(f"{name} {tuple(x.shape[1:])} {x.dtype}" for name, x in example.items())
-        raise DataError(
-            f"the model does not take these samples: {type(error).__name__}: {error}",
-            got=found.replace("torch.", ""), fix="check size, channels and type of the input",
-        ) from error  # fmt: skip
-
-
-def _require_layers(model: nn.Module, keep: Sequence[str]) -> None:
-    """Refuse a --keep that names no layer: it would protect nothing."""
-    names = list(surgery.weighted_layers(model))
-    for glob in keep:
-        if not any(surgery.matches(name, (glob,)) for name in names):
-            raise RecipeError("--keep names no layer", got=repr(glob), wanted=f"a glob of {', '.join(names)}")
 
 
 def _arithmetic(model: nn.Module) -> str:

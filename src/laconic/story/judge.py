@@ -11,31 +11,40 @@ import numpy as np
 import torch
 
 from laconic import console, measure, proof
-from laconic.core import JsonObject, Predictor, Split, Target, Task
+from laconic.core import Goal, JsonObject, Predictor, Split, Target, Task
 from laconic.data import with_reference
+from laconic.errors import DeployError, TargetError
 from laconic.models.loaded import LoadedModel
 from laconic.pack.package import Package
 from laconic.runtime import runtime_of
+from laconic.story.inputs import require_fit
 
 
-def package(
-    package: Package, load: Callable[[Package], Task], target: str | None, max_drop: float | None, confidence: float
-) -> JsonObject:
+def package(package: Package, load: Callable[[Package], Task], target: str | None, goal: Goal) -> JsonObject:
     """Score, time and re-certify a package. On the data that it was made with, only its holdout is used, and that is
     said: it was opened before. On other data every sample is used.
 
-    ``load`` gives the task, split and pre-processed as the package's own was.
+    ``load`` gives the task, split and pre-processed as the package's own was. A ``goal`` without a floor takes the
+    package's own.
     """
     stated = package.manifest
     where = Target.parse(target) if target else package.target
+    runtime = runtime_of(where)
+    name, suffix = package.model_path.name, runtime.SUFFIX
+    if not name.endswith(suffix):
+        raise TargetError(f"{where.runtime} does not read this package", got=name, wanted=f"a {suffix} file")
     task = load(package)
     known = task.fingerprint == stated["data"]["fingerprint"]
-    runtime = runtime_of(where)
-    original, mine = (runtime.open_file(path, where) for path in (package.baseline_path, package.model_path))
+    try:
+        original, mine = (runtime.open_file(path, where) for path in (package.baseline_path, package.model_path))
+    except DeployError as error:
+        raise TargetError(f"the package cannot be opened on {where}: {error}") from error
     task = with_reference(task, original)
     splits = [task.holdout] if known else [task.train, task.search, task.holdout]
     before, after = (np.concatenate([measure.records(p, s, task.metric) for s in splits]) for p in (original, mine))
-    floor = max_drop if max_drop is not None else float(stated["goal"]["max_drop"])
+    confidence, floor = goal.confidence, float(stated["goal"]["max_drop"])
+    if goal.max_drop is not None:
+        floor = goal.max_drop * (task.metric.aggregate(before) if goal.relative else 1.0)
     drop, bound = proof.bound_drop(before, after, confidence, task.metric.binary)
     p = proof.doubt_floor(before, after, floor, task.metric.binary)
     return {
@@ -63,8 +72,12 @@ def model(load: Callable[[], tuple[LoadedModel, Task]], target: Target) -> JsonO
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{runtime.SUFFIX}"
         batch = task.train.read(range(min(8, len(task.train))))
-        runtime.deploy(loaded.module, batch.inputs, path, target)
-        mine = runtime.open_file(path, target)
+        require_fit(loaded.module, {name: torch.as_tensor(x) for name, x in batch.inputs.items()})
+        try:
+            runtime.deploy(loaded.module, batch.inputs, path, target)
+            mine = runtime.open_file(path, target)
+        except DeployError as error:
+            raise TargetError(f"the model cannot be deployed on {target}: {error}") from error
         with torch.no_grad():
             task = with_reference(task, mine)
             records = np.concatenate([measure.records(mine, s, task.metric) for s in (task.search, task.holdout)])

@@ -46,7 +46,8 @@ class PruneChannels:
             return model, {"removed": {}, "left_whole": {}, "inputs": {}}
         batch = task.train.read([0, 1])
         example = {name: torch.as_tensor(x) for name, x in batch.inputs.items()}
-        coupled = coupling(model, example, context.keep)
+        touched = None if self.ratio else [name for name, ratio in self.layers.items() if ratio]
+        coupled = coupling(model, example, context.keep, touched)
         unknown = set(self.layers) - {group.name for group in coupled.groups}
         if unknown:
             wanted = ", ".join(group.name for group in coupled.groups) or coupled.left_whole
@@ -61,8 +62,11 @@ class PruneChannels:
                 least = importance(model, coupled.graph, group).argsort(stable=True)[:count]
                 removed[group.name] = sorted(least.tolist())
                 pruned(model, coupled.graph, group.name, removed[group.name])
-        with torch.no_grad():
-            after = {name: y.shape for name, y in surgery.call(model, example).items()}
+        try:
+            with torch.no_grad():
+                after = {name: y.shape for name, y in surgery.call(model, example).items()}
+        except Exception as error:  # whatever a network does whose sizes no longer fit
+            raise TrialError(f"the pruned model does not run: {type(error).__name__}: {error}") from error
         if after != shapes:
             raise TrialError(f"pruning changed the model's outputs from {shapes} to {after}")
         return model, {"removed": removed, "left_whole": coupled.left_whole, "inputs": _shapes(example)}
@@ -71,7 +75,7 @@ class PruneChannels:
         if not facts["inputs"]:
             return model
         example = {name: torch.zeros(shape) for name, shape in facts["inputs"].items()}
-        coupled = coupling(model, example, ())
+        coupled = coupling(model, example, (), tried=())
         for name, indices in facts["removed"].items():
             pruned(model, coupled.graph, name, indices)
         return model
