@@ -87,7 +87,7 @@ def test_other_files_hidden_files_and_depth(make_folder: Make) -> None:
 
 def test_images_without_pre_processing(make_folder: Make) -> None:
     with pytest.raises(
-        DataError, match="pictures without pre-processing, and the model states none; state it in a YAML"
+        DataError, match="pictures without pre-processing, and the model states none; state it with --preprocess"
     ):
         load(str(make_folder("set")), preprocess=None)
 

@@ -63,8 +63,8 @@ def _array(package: Package, path: Path) -> Any:
 def _numbers(package: Package, path: Path) -> Any:
     try:
         x = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path} cannot be read", got=error, wanted="an array of numbers, by numpy.save") from error
+    except (ValueError, EOFError, OSError) as error:  # numpy takes what it does not know for a pickle
+        raise DataError(f"{path} is no .npy file of numbers; pickles are not opened", fix="save it again: numpy.save") from error
     shape, dtype = package.manifest["input_shape"], next(iter(package.manifest["inputs"].values()))["dtype"]
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "buif" or not np.isfinite(x).all():
         raise DataError(f"{path} is not an array of finite numbers", wanted=f"{dtype}")
