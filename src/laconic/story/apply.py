@@ -64,7 +64,7 @@ def _numbers(package: Package, path: Path) -> Any:
     try:
         x = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:  # numpy takes what it does not know for a pickle
-        raise DataError(f"{path} is no .npy file of numbers; pickles are not opened", fix="save it again: numpy.save") from error
+        raise DataError(f"{path} is no .npy file of numbers", fix="write it with numpy.save; no pickles") from error
     shape, dtype = package.manifest["input_shape"], next(iter(package.manifest["inputs"].values()))["dtype"]
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "buif" or not np.isfinite(x).all():
         raise DataError(f"{path} is not an array of finite numbers", wanted=f"{dtype}")

@@ -25,7 +25,7 @@ from laconic.story.evaluate import Evaluator, Job
 from laconic.story.folder import FILES, LOG, claim
 from laconic.story.reporter import Reporter
 from laconic.story.trials import FINAL_ROUNDS, ROUNDS, Trials
-from laconic.worker import Worker
+from laconic.worker import InternalError, Worker
 
 _FINAL_ATTEMPTS = 4
 
@@ -78,6 +78,8 @@ def shrink(load: Callable[[Any], Any], wish: Wish) -> Result:
             return Result(_pack(wish, found), dossier.summary(found, str(wish.out), time.monotonic() - began))
     except BaseException as error:
         folder.give_back(error)
+        if isinstance(error, InternalError):
+            raise InternalError(f"internal error: {error}; traceback in {wish.out / LOG}") from error
         raise
 
 
