@@ -47,13 +47,16 @@ class PruneChannels:
         batch = task.train.read([0, 1])
         example = {name: torch.as_tensor(x) for name, x in batch.inputs.items()}
         touched = None if self.ratio else [name for name, ratio in self.layers.items() if ratio]
-        coupled = coupling(model, example, context.keep, touched)
-        unknown = set(self.layers) - {group.name for group in coupled.groups}
+        coupled = coupling(model.eval(), example, context.keep, touched)
+        unknown = sorted(set(self.layers) - {group.name for group in coupled.groups})
         if unknown:
-            wanted = ", ".join(group.name for group in coupled.groups) or coupled.left_whole
-            raise RecipeError("PruneChannels of a layer that leads no group", got=sorted(unknown)[0], wanted=wanted)
+            wanted, why = ", ".join(group.name for group in coupled.groups), coupled.left_whole
+            reason = why.get(unknown[0], why.get(""))
+            raise RecipeError(
+                "PruneChannels of a layer that leads no group", got=unknown[0], wanted=wanted or "none", fix=reason
+            )
         with torch.no_grad():
-            shapes = {name: y.shape for name, y in surgery.call(model.eval(), example).items()}
+            shapes = {name: y.shape for name, y in surgery.call(model, example).items()}
         removed: dict[str, list[int]] = {}
         for group in coupled.groups:
             ratio = self.layers.get(group.name, self.ratio)
