@@ -107,5 +107,5 @@ def _check(found: JsonObject, wanted: JsonObject, path: Path) -> None:
         if found.get(name) != wanted[name]:
             raise FolderError(
                 f"{path} belongs to another {name}", got=wanted[name], wanted=found.get(name),
-                fix="give another --out, or the model and data that it was made with",
+                fix="give another --out, or the model, data, --seed and --no-train that it was made with",
             )  # fmt: skip

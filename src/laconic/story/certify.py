@@ -30,12 +30,9 @@ class Verdict:
     tested: list[JsonObject]
 
 
-NONE_BETTER = "no candidate is better than the original within the limits"
-
-
-def certify(trials: Trials, judge: Judge, candidates: list[Trial], may_win: bool = True) -> Verdict:
+def certify(trials: Trials, judge: Judge, candidates: list[Trial], withheld: str | None = None) -> Verdict:
     """Test ``candidates`` (not empty, in their order) on the holdout. What the ledger already holds is not redone.
-    Where none of them ``may_win``, the holdout is asked all the same, but nothing is certified."""
+    ``withheld`` says why none of them may win: the holdout is asked all the same, but nothing is certified."""
     keys = [trial.key for trial in candidates]
     opening = _opened(trials, keys, judge.max_drop)
     records = {key: unpack(packed) for key, packed in opening["records"].items()}
@@ -50,10 +47,10 @@ def certify(trials: Trials, judge: Judge, candidates: list[Trial], may_win: bool
     ]
     return Verdict(
         winner=winner,
-        certified=bool(passed) and may_win,
+        certified=bool(passed) and withheld is None,
         certificate={
             **_certificate(trials, judge, baseline, records[winner.key], opening, len(keys)),
-            "withheld": None if may_win else NONE_BETTER,
+            "withheld": withheld,
         },
         scores={key: float(np.mean(values)) for key, values in records.items()},
         tested=tested,

@@ -215,7 +215,8 @@ class Evaluator:
         found = self.runtime.open_file(path, self.job.target)(example)
         with torch.no_grad():
             wanted = surgery.call(model.eval(), {name: torch.as_tensor(x) for name, x in example.items()})
-        errors = [relative_error(found[name], y.numpy()) for name, y in wanted.items()]
+        pairs = zip(found.values(), wanted.values(), strict=True)  # by position: an ONNX file has names of its own
+        errors = [relative_error(y, y_wanted.numpy()) for y, y_wanted in pairs]
         tolerance = _TOLERANCES[_arithmetic(model)]
         if max(errors) <= tolerance:
             return max(errors)

@@ -11,7 +11,7 @@ from typing import Any
 
 from laconic import __version__
 from laconic.core import Goal, JsonObject, Recipe, Target, Trial
-from laconic.errors import GoalError, LaconicError, RecipeError, TrialError
+from laconic.errors import GoalError, LaconicError, RecipeError, TargetError, TrialError
 from laconic.ledger import Ledger
 from laconic.pack import package
 from laconic.report import render
@@ -19,8 +19,8 @@ from laconic.search.choose import FRONT, Judge
 from laconic.search.policy import BudgetSpentError, Policy, Tools
 from laconic.search.space import Space
 from laconic.steps import STEPS
-from laconic.story import certify as certifying
 from laconic.story import dossier, preflight
+from laconic.story.certify import Verdict, certify
 from laconic.story.evaluate import Evaluator, Job
 from laconic.story.folder import FILES, LOG, claim
 from laconic.story.reporter import Reporter
@@ -62,6 +62,8 @@ def shrink(load: Callable[[Any], Any], wish: Wish) -> Result:
     Ctrl-C ends the search, not the story: what was found is certified and returned.
     """
     began = time.monotonic()
+    if wish.recipe is not None and not wish.recipe.steps:
+        raise RecipeError("the recipe has no steps", wanted="at least one")
     folder = claim(wish.out)
     try:
         job = Job(load, wish.target, wish.seed, wish.keep, folder.files)
@@ -144,15 +146,15 @@ def _refuse_broken(trial: Trial, trials: Trials) -> None:
         raise (RecipeError if row.get("kind") == "RecipeError" else TrialError)(trial.error)
 
 
-def _prove(trials: Trials, judge: Judge, wish: Wish) -> tuple[Trial, certifying.Verdict]:
+def _prove(trials: Trials, judge: Judge, wish: Wish) -> tuple[Trial, Verdict]:
     """Open the holdout for the front, and time the winner afresh."""
     _time_again(trials, judge)
-    candidates, may_win = _candidates(trials, judge, wish)
+    candidates, withheld = _candidates(trials, judge, wish)
     if not candidates:
         raise _nothing(trials)
-    if not may_win:
-        wish.reporter.note(f"{certifying.NONE_BETTER}; what comes nearest is kept, uncertified")
-    verdict = certifying.certify(trials, judge, candidates, may_win)
+    if withheld is not None:
+        wish.reporter.note(f"{withheld}; what comes nearest is kept, uncertified")
+    verdict = certify(trials, judge, candidates, withheld)
     for _ in range(_FINAL_ATTEMPTS):
         row = trials.latency_row(verdict.winner.key, final=True)
         if row is not None and not row["noisy"]:
@@ -161,17 +163,19 @@ def _prove(trials: Trials, judge: Judge, wish: Wish) -> tuple[Trial, certifying.
     return verdict.winner, verdict
 
 
-def _candidates(trials: Trials, judge: Judge, wish: Wish) -> tuple[list[Trial], bool]:
-    """What to show to the holdout, in order, and whether any of it may win: the front; where there is none, what
-    search trusts most; where nothing was scored to the end, the one that was given up with the best score."""
+def _candidates(trials: Trials, judge: Judge, wish: Wish) -> tuple[list[Trial], str | None]:
+    """What to show to the holdout, in order, and why none of it may win: the front; where there is none, what search
+    trusts most; where nothing was scored to the end, the one that was given up with the best score."""
     measured = _measured(trials, wish)
     able = judge.front(measured) if wish.recipe is None else list(filter(judge.within_limits, measured))
     if able:
-        return able, True
+        return able, None
     if measured:
-        return sorted(measured, key=lambda t: (t.measurements["p_search"].value, t.recipe.key))[:FRONT], False
+        safest = sorted(measured, key=lambda t: (t.measurements["p_search"].value, t.recipe.key))
+        return safest[:FRONT], "no candidate is better than the original within the limits"
     given_up = [t for t in _tried(trials, wish) if t.error is None and "drop" not in t.measurements]
-    return sorted(given_up, key=lambda t: (-t.measurements["score"].value, t.recipe.key))[:1], False
+    nearest = sorted(given_up, key=lambda t: (-t.measurements["score"].value, t.recipe.key))
+    return nearest[:1], "every candidate fell clearly below the floor"
 
 
 def _measured(trials: Trials, wish: Wish) -> list[Trial]:
@@ -188,9 +192,16 @@ def _tried(trials: Trials, wish: Wish) -> list[Trial]:
 def _nothing(trials: Trials) -> LaconicError:
     """Why there is nothing to certify."""
     reasons = [f"{t.recipe}: {t.error or t.rejected}" for t in trials.all() if t.recipe.steps]
-    if not reasons:
+    if reasons:
+        return TrialError(f"no candidate could be measured: {'; '.join(reasons)}")
+    try:
+        trials.check_budget()
+    except BudgetSpentError:
         return GoalError("the budget ended before a candidate was tried", fix="give a larger --budget")
-    return TrialError(f"no candidate could be measured: {'; '.join(reasons)}")
+    return TargetError(
+        "there is nothing to try", got=f"neither integers on {trials.target} nor channels that can be removed",
+        fix="give another --target",
+    )  # fmt: skip
 
 
 def _time_again(trials: Trials, judge: Judge) -> None:

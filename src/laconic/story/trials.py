@@ -185,7 +185,9 @@ class Trials:
         measurements = dict(_of_file(row)) if row["error"] is None else {}
         latency = self.latency_row(row["key"], final)
         if row["error"] is None and row["rejected"] is None:
-            measurements |= dict(self._of_records(row)) | (dict(_of_time(latency)) if latency else {})
+            measurements |= dict(self._of_records(row))
+        if latency is not None:
+            measurements |= dict(_of_time(latency))
         noisy = "its timing stayed noisy" if latency is not None and latency["noisy"] and not final else None
         return Trial(
             key=row["key"],
