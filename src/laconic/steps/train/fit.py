@@ -104,9 +104,10 @@ def _loss(
 ) -> Tensor:
     outputs = surgery.call(model, inputs)
     supervised = loss(outputs, targets) if loss is not None and targets is not None else None
-    if teacher is None or (schedule.distill == 0 and supervised is not None):
-        assert supervised is not None
+    if supervised is not None and (teacher is None or schedule.distill == 0):
         return supervised
+    if teacher is None:
+        raise DataError("nothing to train towards", wanted="labels or a teacher")
     with torch.no_grad():
         wanted = teacher(inputs)
     distilled = distillation(outputs, wanted, schedule.temperature)
