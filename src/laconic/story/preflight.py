@@ -92,6 +92,16 @@ def in_words(found: JsonObject) -> list[str]:
     return lines
 
 
+def left_out_in_words(described: JsonObject) -> list[str]:
+    """Which pictures could not be used."""
+    found = described["data"]["corrupt"]
+    if not found["count"]:
+        return []
+    more = ["..."] if found["count"] > len(found["names"]) else []
+    plural = "s were" if found["count"] > 1 else " was"
+    return [f"{found['count']} picture{plural} left out: {'; '.join([*found['names'], *more])}"]
+
+
 def samples_in_words(trials: Trials) -> list[str]:
     """What the original says of the first samples of search, beside their labels."""
     found = trials.worker.call("samples")

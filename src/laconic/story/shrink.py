@@ -100,9 +100,8 @@ def _preflight(trials: Trials, wish: Wish) -> tuple[Judge, JsonObject]:
     preflight.check_score(trials, wish.expect_score)
     preflight.check_floor(trials)
     reach = preflight.reach(trials)
-    wish.reporter.preflight(
-        trials.described, baseline, [*preflight.samples_in_words(trials), *preflight.in_words(reach)]
-    )
+    left_out, samples = preflight.left_out_in_words(trials.described), preflight.samples_in_words(trials)
+    wish.reporter.preflight(trials.described, baseline, [*left_out, *samples, *preflight.in_words(reach)])
     return Judge(wish.goal, trials.max_drop, baseline), reach
 
 
