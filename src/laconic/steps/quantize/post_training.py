@@ -53,7 +53,7 @@ class Quantize:
         inputs = {name: torch.as_tensor(x) for name, x in task.calibration_batch().inputs.items()}
         example = {name: x[:2] for name, x in inputs.items()}
         model.eval()
-        folded = surgery.fold_batch_norm(model, surgery.trace(model, example))
+        folded = [list(pair) for pair in surgery.fold_batch_norm(model, surgery.trace(model, example))]
         graph = surgery.trace(model, example)
         left_float = (*self.exclude, *context.keep)
         layers = [n for n in surgery.weighted_layers(model) if not surgery.matches(n, left_float)]
