@@ -218,7 +218,7 @@ def check_keys(step: Step, other: Step) -> None:
     assert Recipe((newer(**values),)).key != Recipe((step,)).key
 
 
-# ----------------------------------------------------------------------------------------------- every step, every check
+# ---------------------------------------------------------------------------------------------- every step, every check
 
 
 def working(name: str) -> Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,24 @@ def first_difference(
     """
     wanted = _layer_outputs(model, example)
     proto = onnx.load(path)
-    nodes = {node.name.split("/")[0]: node.output[0] for node in proto.graph.node if node.op_type in _LAYERS}
-    layers = [name for name in wanted if name in nodes]
-    for name in layers:
-        proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(nodes[name]))
+    nodes: dict[str, list[str]] = {}
+    for node in proto.graph.node:
+        if node.op_type in _LAYERS:
+            nodes.setdefault(node.name.split("/")[0], []).append(node.output[0])
+    calls = Counter(name for name, _ in wanted)
+    pairs: list[tuple[str, str, Array]] = []
+    for (name, call), value in wanted.items():
+        per_call, rest = divmod(len(nodes.get(name, [])), calls[name])
+        if per_call and not rest:
+            pairs.append((name, nodes[name][(call + 1) * per_call - 1], value))
+    for output in dict.fromkeys(output for _, output, _ in pairs):
+        proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "layers.onnx"
         onnx.save(proto, copy)
         found = open_file(copy)(example)
-    for name in layers:
-        error = relative_error(found[nodes[name]], wanted[name])
+    for name, output, value in pairs:
+        error = relative_error(found[output], value)
         if error > tolerance:
             return f"{name} (relative error {error:.2g})"
     return None
@@ -52,15 +61,17 @@ _LAYERS = frozenset({"Conv", "Gemm", "MatMul", "Add"})  # the Add is a bias: it 
 
 
 @torch.no_grad()
-def _layer_outputs(model: nn.Module, example: Arrays) -> dict[str, Array]:
-    """What each convolution and linear layer gives, in the order in which they run."""
-    outputs: dict[str, Array] = {}
-    layers = surgery.weighted_layers(model)
+def _layer_outputs(model: nn.Module, example: Arrays) -> dict[tuple[str, int], Array]:
+    """What each call of a convolution, linear layer or batch norm gives, in the order in which they run. In the file a
+    batch norm behind a convolution is one with it, and both go by its name."""
+    outputs: dict[tuple[str, int], Array] = {}
+    counts: Counter[str] = Counter()
 
     def handler(key: str, module: str, func: Any, args: Any, kwargs: Any) -> Any:
         result = func(*args, **kwargs)
-        if module in layers and ("/conv" in key or "/linear" in key):
-            outputs.setdefault(module, result.numpy())
+        if any(kind in key for kind in ("/conv", "/linear", "/batch_norm")):
+            outputs[module, counts[module]] = result.numpy().copy()  # an activation in place would change it
+            counts[module] += 1
         return result
 
     with surgery.watched(model, handler):
