@@ -57,6 +57,6 @@ def _verdict(winner: Trial, trial: Trial | None, judge: Judge) -> str:
         return "undecided"
     if "drop" not in trial.measurements or trial.measurements["drop"].low > judge.max_drop:
         return "below the floor"  # without a drop: its scoring ended early because the drop was clear
-    if "speedup" in trial.measurements and not judge.improves(trial, winner):
-        return "not better"
-    return "undecided"
+    if "speedup" not in trial.measurements or (trial.rejected and judge.goal.minimize == "latency"):
+        return "undecided"  # not timed, or while somebody else was working
+    return "undecided" if judge.improves(trial, winner) else "not better"

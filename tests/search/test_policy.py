@@ -1,0 +1,317 @@
+"""The policy in worlds whose every number is known: what it finds, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from laconic.core import Recipe, Trial
+from laconic.search.policy import RANGES, BudgetSpentError, Policy, neighbours
+from laconic.search.space import KEEPS
+from laconic.steps import STEPS
+from tests.search.world import World
+
+Quantize, Prune, Tune, Cast = (STEPS[name] for name in ("Quantize", "PruneChannels", "FineTune", "Cast"))
+
+
+def search(world: World) -> Trial | None:
+    """The best of a search that ends by itself or with its budget."""
+    policy = Policy(world.space, world.goal, world.judge, world.tools)
+    with contextlib.suppress(BudgetSpentError):
+        policy.run()
+    assert policy.best is None or world.judge.passes(policy.best)
+    return policy.best
+
+
+def names(recipe: Recipe) -> list[str]:
+    return [type(step).__name__ for step in recipe.steps]
+
+
+def tried(world: World) -> list[Recipe]:
+    """Every recipe that was measured, in order."""
+    return [trial.recipe for trial in world.ledger.values()]
+
+
+# --------------------------------------------------------------------------------------------------------- the order
+
+
+def test_the_original_is_first_and_integers_next() -> None:
+    world = World(harm={"a": 0.1}, budget=3)
+    search(world)
+    assert tried(world) == [Recipe(), *(Recipe((Quantize(ranges=ranges),)) for ranges in RANGES)]
+
+
+def test_the_budget_ends_it_wherever_it_is() -> None:
+    full = World(harm={"a": 0.1, "b": 0.02})
+    search(full)
+    for budget in range(1, len(full.ledger) - 1):
+        world = World(harm={"a": 0.1, "b": 0.02}, budget=budget)
+        with pytest.raises(BudgetSpentError):
+            Policy(world.space, world.goal, world.judge, world.tools).run()
+        assert len(world.ledger) == budget + 1  # the original is not counted
+        assert tried(world) == tried(full)[: budget + 1]
+
+
+WORLDS: dict[str, dict[str, Any]] = {
+    "plain": {"harm": {"a": 0.1, "b": 0.02}},
+    "trained": {"harm": {"a": 0.5, "b": 0.2}, "trainable": True, "healed": 0.8},
+    "for size": {"harm": {"a": 0.1, "b": 0.02}, "minimize": "size"},
+    "for macs": {"harm": {"a": 0.1, "b": 0.02}, "minimize": "macs"},
+    "integers hurt": {"harm": {"a": 0.1}, "integer_harm": {"a": 0.05, "head": 0.001}},
+    "integers hurt, trained": {"harm": {"a": 0.1}, "integer_harm": {"a": 0.05}, "trainable": True, "healed": 0.9},
+    "given up early": {"harm": {"a": 0.5}, "integer_harm": {"a": 0.5}, "early": True},
+    "no integers": {"harm": {"a": 0.1}, "integer": False},
+    "bf16": {"harm": {"a": 0.1}, "integer": False, "precisions": ("f32", "bf16")},
+    "no groups": {"harm": {}},
+    "slow integers": {"harm": {"a": 0.1}, "integer_speed": 0.5},
+}
+every_world = pytest.mark.parametrize("made", WORLDS.values(), ids=list(WORLDS))
+
+
+@every_world
+def test_the_same_ledger_gives_the_same_sequence(made: dict[str, Any]) -> None:
+    one, other = World(**made), World(**made)
+    search(one)
+    search(other)
+    assert one.asked == other.asked
+    again = World(**made, ledger=dict(one.ledger), probes=dict(one.probes), budget=0)  # nothing new is allowed
+    assert search(again) == search(World(**made))
+    assert again.asked == one.asked
+    assert again.ledger == one.ledger
+
+
+@every_world
+def test_a_search_that_is_cut_anywhere_goes_on_as_if_it_had_not_been(made: dict[str, Any]) -> None:
+    whole = World(**made)
+    best = search(whole)
+    for cut in (1, 3, len(whole.ledger) // 2, len(whole.ledger) - 1):
+        first = World(**made)
+        first.ledger = dict(itertools.islice(whole.ledger.items(), cut))
+        assert search(first) == best
+        assert tried(first) == tried(whole)
+
+
+@every_world
+def test_no_trial_is_made_twice_and_none_but_the_original_is_empty(made: dict[str, Any]) -> None:
+    world = World(**made)
+    search(world)
+    keys = [recipe.key for recipe in tried(world)]
+    assert len(keys) == len(set(keys))
+    assert [recipe for recipe in tried(world) if not recipe.steps] == [Recipe()]
+
+
+# ----------------------------------------------------------------------------------------------------------- the find
+
+
+def test_integers_are_kept_and_harmless_channels_go() -> None:
+    best = search(World(harm={"a": 0.0, "b": 1.0}, max_drop=0.01))
+    assert best is not None
+    assert names(best.recipe) == ["PruneChannels", "Quantize"]
+    layers = best.recipe.steps[0].layers  # type: ignore[attr-defined]
+    assert layers["a"] == pytest.approx(1 - KEEPS[-1], abs=1e-4)
+    assert layers.get("b", 0.0) <= 0.125
+
+
+def brute_force(world: World) -> float:
+    """The least cost of all recipes of the world's form that pass."""
+    groups = list(world.space.groups)
+    costs = []
+    for notches in itertools.product(range(len(KEEPS)), repeat=len(groups)):
+        layers = {g: round(1 - KEEPS[n], 5) for g, n in zip(groups, notches, strict=True) if n}
+        for tail in ((), (Quantize(),)):
+            trial = world.truth(Recipe(((Prune(layers=layers),) if layers else ()) + tail))
+            if trial.recipe.steps and world.judge.passes(trial):
+                costs.append(world.judge.cost(trial))
+    return min(costs)
+
+
+@pytest.mark.parametrize("minimize", ["latency", "size", "macs"])
+@pytest.mark.parametrize("harm", [0.0, 0.004, 0.03, 0.1, 0.8])
+def test_the_optimum_of_a_world_with_one_group(harm: float, minimize: str) -> None:
+    world = World(harm={"a": harm}, minimize=minimize)
+    best = search(world)
+    assert best is not None
+    assert world.judge.cost(best) <= brute_force(world) * 1.03
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    harm=st.tuples(st.floats(0, 0.3), st.floats(0, 0.3)),
+    minimize=st.sampled_from(["latency", "size", "macs"]),
+    integer=st.booleans(),
+    speed=st.floats(0.7, 4),
+)
+def test_it_ends_where_no_single_notch_is_better(
+    harm: tuple[float, float], minimize: str, integer: bool, speed: float
+) -> None:
+    world = World(harm=dict(zip("ab", harm, strict=True)), minimize=minimize, integer=integer, integer_speed=speed)
+    best = search(world)
+    assert len(world.ledger) < 400
+    assert best is not None
+    for near in neighbours(best.recipe, world.space, world.goal, STEPS):
+        found = world.truth(near)
+        assert not (world.judge.passes(found) and world.judge.improves(found, best)), near
+
+
+def test_training_lets_more_channels_go() -> None:
+    untrained = search(World(harm={"a": 0.2, "b": 0.2}))
+    trained = search(World(harm={"a": 0.2, "b": 0.2}, trainable=True, healed=0.9))
+    assert untrained is not None
+    assert trained is not None
+    assert "FineTune" in names(trained.recipe)
+    assert trained.measurements["speedup"].value > 1.5 * untrained.measurements["speedup"].value
+
+
+def test_more_effort_is_spent_where_there_is_time() -> None:
+    world = World(harm={"a": 0.2}, trainable=True, healed=0.5)
+    search(world)
+    epochs = {step.epochs for recipe in tried(world) for step in recipe.steps if type(step).__name__ == "FineTune"}  # type: ignore[attr-defined]
+    assert {20.0, 40.0, 80.0} <= epochs
+
+
+# -------------------------------------------------------------------------------------------------------- what may fail
+
+
+def test_layers_are_left_in_float_where_integers_alone_miss_the_floor() -> None:
+    world = World(harm={"a": 1.0, "b": 1.0}, integer_harm={"a": 0.0, "b": 0.5, "head": 0.0}, max_drop=0.01)
+    best = search(world)
+    assert best is not None
+    (step,) = [s for s in best.recipe.steps if type(s).__name__ == "Quantize"]
+    assert step.exclude == ("b",)  # type: ignore[attr-defined]
+
+
+def test_so_many_layers_as_it_takes() -> None:
+    harm = {"a": 0.3, "b": 0.2, "c": 0.0, "head": 0.0}
+    world = World(harm=dict.fromkeys("abc", 1.0), integer_harm=harm, max_drop=0.01)
+    best = search(world)
+    assert best is not None
+    (step,) = [s for s in best.recipe.steps if type(s).__name__ == "Quantize"]
+    assert set(step.exclude) == {"a", "b"}  # type: ignore[attr-defined]
+
+
+def test_it_asks_training_before_it_gives_up_integers() -> None:
+    world = World(harm={"a": 1.0}, integer_harm={"a": 0.1}, trainable=True, healed=0.95, max_drop=0.01)
+    best = search(world)
+    assert best is not None
+    assert "Quantize" in names(best.recipe)
+    assert Recipe((Quantize(),)) in tried(world)
+    assert names(tried(world)[4]) == ["Quantize", "FineTune"]
+
+
+def test_integers_that_are_clearly_too_bad_do_not_stop_it() -> None:
+    world = World(harm={"a": 0.02}, integer_harm={"a": 0.5, "head": 0.5}, early=True)
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["PruneChannels"]
+
+
+def test_integers_that_are_slower_do_not_win_for_speed() -> None:
+    world = World(harm={"a": 0.02}, integer_speed=0.5)
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["PruneChannels"]
+    assert search(World(harm={"a": 0.02}, integer_speed=0.5, minimize="size")) is not None
+
+
+def test_every_candidate_fails() -> None:
+    world = World(harm={"a": 0.1}, fails=lambda recipe: "it does not load" if recipe.steps else None)
+    assert search(world) is None
+    assert len(world.ledger) > 3
+    assert all(trial.error for trial in world.ledger.values() if trial.recipe.steps)
+
+
+def test_pruning_fails_and_integers_remain() -> None:
+    world = World(harm={"a": 0.1}, fails=lambda recipe: "no" if "PruneChannels" in names(recipe) else None)
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["Quantize"]
+
+
+def test_integers_fail_and_pruning_remains() -> None:
+    world = World(harm={"a": 0.02}, fails=lambda recipe: "no" if "Quantize" in names(recipe) else None)
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["PruneChannels"]
+
+
+def test_a_target_without_integers_is_never_given_any() -> None:
+    world = World(harm={"a": 0.02}, integer=False)
+    best = search(world)
+    assert best is not None
+    assert all("Quantize" not in names(recipe) for recipe in tried(world))
+
+
+def test_shorter_floats_are_tried_where_the_target_has_them() -> None:
+    world = World(harm={}, integer=False, precisions=("f32", "bf16"))
+    best = search(world)
+    assert best is not None
+    assert best.recipe == Recipe((Cast(precision="bf16"),))
+    assert all("Cast" not in names(recipe) for recipe in tried_in(World(harm={}, integer=False)))
+
+
+def tried_in(world: World) -> list[Recipe]:
+    search(world)
+    return tried(world)
+
+
+def test_without_groups_it_still_chooses_ranges() -> None:
+    world = World(harm={})
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["Quantize"]
+    assert not world.probes
+
+
+def test_without_training_no_recipe_trains() -> None:
+    assert all("FineTune" not in names(recipe) for recipe in tried_in(World(harm={"a": 0.1}, integer_harm={"a": 0.5})))
+
+
+def test_nothing_at_all_can_be_done() -> None:
+    world = World(harm={}, integer=False)
+    assert search(world) is None
+    assert tried(world) == [Recipe()]
+
+
+# --------------------------------------------------------------------------------------------------------- neighbours
+
+
+def near(*steps: Any, **world: Any) -> list[Recipe]:
+    made = World(**{"harm": {"a": 0.1, "b": 0.1}, **world})
+    return list(neighbours(Recipe(steps), made.space, made.goal, STEPS))
+
+
+def test_neighbours_of_a_pruned_and_quantized_recipe() -> None:
+    found = near(Prune(layers={"a": 0.5}), Quantize(exclude=("head",)))
+    pruned = {frozenset(r.steps[0].layers.items()) for r in found if len(r.steps) == 2 and r.steps[1].exclude}  # type: ignore[attr-defined]
+    assert frozenset({("a", 0.5625)}) in pruned
+    assert frozenset({("a", 0.5), ("b", 0.125)}) in pruned
+    assert Recipe((Prune(layers={"a": 0.5}), Quantize())) in found  # one layer fewer in float
+    assert Recipe((Prune(layers={"a": 0.5}),)) in found  # no integers
+    others = [r for r in found if len(r.steps) == 2 and r.steps[1].ranges != "mse"]  # type: ignore[attr-defined]
+    assert len(others) == len(RANGES) - 1
+    assert len(found) == len({r.key for r in found}) == 6
+
+
+def test_the_group_that_saves_most_is_the_first_neighbour() -> None:
+    first = near(Prune(layers={}), integer=False, minimize="macs")[0]  # b reads what a gives
+    assert list(first.steps[0].layers) == ["a"]  # type: ignore[attr-defined]
+
+
+def test_a_group_at_its_last_notch_has_no_further_one() -> None:
+    last = round(1 - KEEPS[-1], 5)
+    assert near(Prune(layers={"a": last, "b": last}), integer=False) == []
+
+
+def test_quantizing_is_a_neighbour_of_what_is_not_quantized() -> None:
+    recipe = (Prune(layers={"a": 0.5}), Tune(epochs=2.0))
+    assert Recipe((*recipe, Quantize())) in near(*recipe)
+    assert all("Quantize" not in names(r) for r in near(*recipe, integer=False))
+
+
+def test_quantize_alone_is_not_left_out() -> None:
+    assert Recipe() not in near(Quantize())

@@ -1,0 +1,158 @@
+"""A small world in which every recipe's size, speed and drop are known: what a search is told instead of measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from laconic.core import Goal, Measurement, Recipe, Target, Trial
+from laconic.search.choose import Judge
+from laconic.search.policy import BudgetSpentError, Tools
+from laconic.search.space import KEEPS, LayerCost, Space
+from laconic.steps import STEPS
+
+BYTES, MACS, LATENCY_MS = 1_000_000.0, 5_000_000.0, 2.0
+
+
+def made(  # noqa: PLR0913 - the numbers of a trial
+    *steps: object,
+    speedup: float | None = 1.5,
+    size: float = 0.5,
+    macs: float = 1.0,
+    drop: float | None = 0.0,
+    bound: float | None = None,
+    p: float = 0.01,
+    low: float | None = None,
+    error: str | None = None,
+    rejected: str | None = None,
+) -> Trial:
+    """A trial with these numbers, sizes and MACs as fractions of the original's; None: not measured."""
+    recipe = Recipe(steps)  # type: ignore[arg-type]
+    values: dict[str, float] = {"file_bytes": size * BYTES, "macs": macs * MACS, "score": 0.98 - (drop or 0.0)}
+    if speedup is not None:
+        values |= {"speedup": speedup, "latency": LATENCY_MS / speedup, "baseline_latency": LATENCY_MS}
+    if drop is not None:
+        values |= {"drop": drop, "expected_bound": drop + 0.001 if bound is None else bound, "p_search": p}
+    found = {name: Measurement(name, "", v, v, v, 100, "measured") for name, v in values.items()}
+    if drop is not None and low is not None:
+        found["drop"] = Measurement("drop", "", drop, low, drop + 0.01, 100, "measured")
+    measurements = {} if error else found
+    return Trial(recipe.key, recipe, Target("onnxruntime"), (), measurements, rejected=rejected, error=error)
+
+
+def original(speedup: float = 1.0) -> Trial:
+    return made(speedup=speedup, size=1.0, drop=0.0, bound=0.0, p=0.0)
+
+
+def judge(minimize: str = "latency", max_drop: float = 0.02, **limits: str) -> Judge:
+    return Judge(Goal.parse(minimize, **limits), max_drop, original())
+
+
+@dataclass
+class World:
+    """Groups of channels that hurt by ``harm[group]`` times the square of what is removed of them, and layers that hurt
+    by ``integer_harm[layer]`` in integers. Integers make the file a quarter and divide the time by ``integer_speed``.
+
+    ``fails``: whether a recipe's trial is an error. ``ledger`` remembers every trial and probe; ``asked`` every recipe
+    in the order in which it was asked for.
+    """
+
+    harm: Mapping[str, float] = field(default_factory=dict)
+    integer_harm: Mapping[str, float] = field(default_factory=dict)
+    healed: float = 0.0  # the share of the damage that training mends
+    integer: bool = True
+    integer_speed: float = 2.0
+    precisions: tuple[str, ...] = ("f32",)
+    trainable: bool = False
+    minimize: str = "latency"
+    max_drop: float = 0.02
+    budget: int = 10_000
+    fails: Callable[[Recipe], str | None] = lambda recipe: None
+    early: bool = False  # a clear drop ends the scoring early
+    ledger: dict[str, Trial] = field(default_factory=dict)
+    probes: dict[str, float | None] = field(default_factory=dict)
+    asked: list[Recipe] = field(default_factory=list)
+
+    @property
+    def space(self) -> Space:
+        names = list(self.harm)
+        layers = [
+            LayerCost(n, "conv", 1e6 * (i + 1), 1e4 * (i + 1), n, {names[i - 1]: 1.0} if i else {})
+            for i, n in enumerate(names)
+        ]
+        layers.append(LayerCost("head", "linear", 1e4, 1e4, None, {names[-1]: 1.0} if names else {}))
+        return Space(dict.fromkeys(names, 32), layers, self.integer, self.precisions, self.trainable, 1000)
+
+    @property
+    def goal(self) -> Goal:
+        return Goal.parse(self.minimize, budget=f"{self.budget}trials")
+
+    @property
+    def judge(self) -> Judge:
+        return Judge(self.goal, self.max_drop, original())
+
+    @property
+    def tools(self) -> Tools:
+        return Tools(STEPS, self.evaluate, self.probe, self.layer_times, lambda: 1e-3)
+
+    def evaluate(self, recipe: Recipe) -> Trial:
+        self.asked.append(recipe)
+        if recipe.key not in self.ledger:
+            if recipe.steps and sum(bool(t.recipe.steps) for t in self.ledger.values()) >= self.budget:
+                raise BudgetSpentError
+            self.ledger[recipe.key] = self.truth(recipe)
+        return self.ledger[recipe.key]
+
+    def probe(self, recipe: Recipe) -> float | None:
+        if recipe.key not in self.probes:
+            self.probes[recipe.key] = None if self.fails(recipe) else self.drop(recipe)
+        return self.probes[recipe.key]
+
+    def layer_times(self, recipe: Recipe) -> dict[str, float]:
+        integer = any(type(step).__name__ == "Quantize" for step in recipe.steps)
+        return {layer.name: 0.1 / (self.integer_speed if integer else 1.0) for layer in self.space.layers}
+
+    def truth(self, recipe: Recipe) -> Trial:
+        """The trial that measuring would give."""
+        reason = self.fails(recipe)
+        if reason:
+            return made(*recipe.steps, error=reason)
+        drop, names = self.drop(recipe), {type(step).__name__ for step in recipe.steps}
+        notches = self.notches(recipe)
+        speed, size = 1 / self.space.cost(notches, "latency"), self.space.cost(notches, "size")
+        if "Quantize" in names:
+            share = self.integer_share(recipe)
+            speed /= 1 - share + share / self.integer_speed
+            size *= 1 - 0.75 * share
+        if "Cast" in names:
+            speed *= 1.5
+        macs = self.space.cost(notches, "macs")
+        if self.early and drop > 3 * self.max_drop:
+            return made(*recipe.steps, speedup=None, size=size, macs=macs, drop=None, rejected="its drop was clear")
+        p = min(1.0, 0.05 * 2 ** ((drop - self.max_drop) / 0.005))
+        return made(*recipe.steps, speedup=speed, size=size, macs=macs, drop=drop, bound=drop, p=p)
+
+    def drop(self, recipe: Recipe) -> float:
+        found = 0.0
+        for step in recipe.steps:
+            name = type(step).__name__
+            if name == "PruneChannels":
+                found += sum(self.harm[g] * (1 - KEEPS[n]) ** 2 for g, n in self.notches(recipe).items())
+            if name == "Quantize":
+                found += sum(h for layer, h in self.integer_harm.items() if layer not in step.exclude)  # type: ignore[attr-defined]
+            if name == "FineTune":
+                found *= 1 - self.healed
+        return found
+
+    def integer_share(self, recipe: Recipe) -> float:
+        """The share of the layers that a recipe puts into integers."""
+        names = [layer.name for layer in self.space.layers]
+        excluded = next(s.exclude for s in recipe.steps if type(s).__name__ == "Quantize")  # type: ignore[attr-defined]
+        return 1 - len([n for n in names if n in excluded]) / len(names)
+
+    def notches(self, recipe: Recipe) -> dict[str, int]:
+        ratios: Mapping[str, float] = {}
+        for step in recipe.steps:
+            if type(step).__name__ == "PruneChannels":
+                ratios = step.layers  # type: ignore[attr-defined]
+        return {g: min(range(len(KEEPS)), key=lambda i: abs(KEEPS[i] - (1 - ratios.get(g, 0.0)))) for g in self.harm}
