@@ -123,7 +123,7 @@ class Trials:
         """The work of this job that the ledger holds, in seconds."""
         probes = (row for row in self.ledger.of("probe") if "recipe" not in row or row["key"] == self._key_of(row))
         keys = {row["key"] for row in (*self._rows(), *probes)}
-        return float(sum(row["seconds"] for row in self.ledger.rows if row.get("key") in keys))
+        return float(sum(row.get("seconds", 0.0) for row in self.ledger.rows if row.get("key") in keys))
 
     def _announce(self, text: str) -> None:
         budget = self.goal.budget
@@ -218,7 +218,12 @@ class Trials:
 
     def latency_row(self, key: str, final: bool = False) -> JsonObject | None:
         """The last timing of a trial on this machine, of the kind asked for."""
-        return self.ledger.find("latency", key=key, machine=self.described["machine_key"], final=final)
+        return next(reversed(self.timings(key, final)), None)
+
+    def timings(self, key: str, final: bool = False) -> list[JsonObject]:
+        """All timings of a trial on this machine, of the kind asked for: more than one where the machine was busy."""
+        wanted = {"key": key, "machine": self.described["machine_key"], "final": final}
+        return [row for row in self.ledger.of("latency") if all(row[name] == value for name, value in wanted.items())]
 
 
 def _of_file(row: JsonObject) -> Iterator[tuple[str, Measurement]]:
