@@ -11,9 +11,13 @@ or ``laconic.load_task``. Importing laconic loads neither torch nor a runtime: t
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# ONNX Runtime (from 1.29) reports to its maker what it runs unless this is set before it is loaded
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from laconic.api import load_model, shrink
