@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,13 @@ def first_difference(
 
     ``open_file`` opens a copy of the file that gives the layers' outputs too, in the runtime that is to be judged.
     """
-    wanted = _layer_outputs(model, example)
     proto = onnx.load(path)
     nodes: dict[str, list[str]] = {}
     for node in proto.graph.node:
         if node.op_type in _LAYERS:
             nodes.setdefault(node.name.split("/")[0], []).append(node.output[0])
+    apart = {node.name for node in proto.graph.node if node.op_type == "BatchNormalization"}
+    wanted = _layer_outputs(model, example, apart)
     calls = Counter(name for name, _ in wanted)
     pairs: list[tuple[str, str, Array]] = []
     for (name, call), value in wanted.items():
@@ -61,17 +62,25 @@ _LAYERS = frozenset({"Conv", "Gemm", "MatMul", "Add"})  # the Add is a bias: it 
 
 
 @torch.no_grad()
-def _layer_outputs(model: nn.Module, example: Arrays) -> dict[tuple[str, int], Array]:
-    """What each call of a convolution, linear layer or batch norm gives, in the order in which they run. In the file a
-    batch norm behind a convolution is one with it, and both go by its name."""
+def _layer_outputs(model: nn.Module, example: Arrays, apart: Collection[str]) -> dict[tuple[str, int], Array]:
+    """What each call of a convolution or linear layer gives, in the order in which they run, with the batch norm behind
+    it unless that is ``apart`` in the file."""
     outputs: dict[tuple[str, int], Array] = {}
     counts: Counter[str] = Counter()
+    made: dict[int, tuple[tuple[str, int], Any]] = {}  # by the tensor's id, which is its own only while it is kept
 
     def handler(key: str, module: str, func: Any, args: Any, kwargs: Any) -> Any:
         result = func(*args, **kwargs)
-        if any(kind in key for kind in ("/conv", "/linear", "/batch_norm")):
-            outputs[module, counts[module]] = result.numpy().copy()  # an activation in place would change it
+        if "/conv" in key or "/linear" in key:
+            call = (module, counts[module])
             counts[module] += 1
+        elif "/batch_norm" in key and id(args[0]) in made and module not in apart:
+            call = made[id(args[0])][0]
+        else:
+            made.pop(id(result), None)  # changed in place
+            return result
+        made[id(result)] = call, result
+        outputs[call] = result.numpy().copy()  # what changes it in place comes later
         return result
 
     with surgery.watched(model, handler):

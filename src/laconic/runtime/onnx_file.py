@@ -33,6 +33,7 @@ def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
     if precision != "f32":
         graph.metadata_props[_PRECISION] = precision
     proto = ir.to_proto(graph)
+    del proto.graph.value_info[:]  # the shapes of constants, once more
     path.write_bytes(proto.SerializeToString())
     return {"operators": count_operators(proto), "precision": precision}
 

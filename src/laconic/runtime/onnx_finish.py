@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from laconic.core import Array
+from laconic.runtime.onnx_shorten import shorten
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
 _LARGEST_BIAS = 2**30  # the other half of an int32 is for the products that are added to it
 
 
@@ -31,7 +31,7 @@ def finish(model: ir.Model) -> None:
             _store_bias(model.graph, node)
     _drop_unused(model.graph)
     _share_equal(model.graph)
-    _shorten_names(model)
+    shorten(model)
 
 
 def _constant(value: ir.Value | None) -> Array | None:
@@ -204,34 +204,3 @@ def _share_equal(graph: ir.Graph) -> None:
         if first is not value:
             value.replace_all_uses_with(first)
             del graph.initializers[name]
-
-
-def _shorten_names(model: ir.Model) -> None:
-    """Nodes are called after the module they come from; everything the exporter noted is dropped."""
-    graph = model.graph
-    ends = {id(v) for v in (*graph.inputs, *graph.outputs)}
-    taken: dict[str, int] = {}
-    for node in graph:
-        node.name = _module_of(node, taken)
-        for i, value in enumerate(node.outputs):
-            if id(value) not in ends:  # runtimes name what they fuse after the value that comes out of it
-                value.name, value.shape, value.type = f"{node.name}:{i}", None, None
-        node.metadata_props.clear()
-        node.doc_string = None
-    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
-        value.metadata_props.clear()
-        value.doc_string = None
-    model.functions.clear()
-    model.metadata_props.clear()
-    graph.metadata_props.clear()
-    graph.doc_string = model.doc_string = None
-    graph.name = "laconic"
-
-
-def _module_of(node: ir.Node, taken: dict[str, int]) -> str:
-    scopes = node.metadata_props.get(_SCOPES, "")
-    names = [s.strip("'\" ") for s in scopes.strip("[]").split(",")] if scopes else []
-    path = (names[-2] if len(names) > 1 else "") or (node.name if not scopes else "") or node.op_type.lower()
-    count = taken.get(path, 0)
-    taken[path] = count + 1
-    return f"{path}/{count}" if count else path
