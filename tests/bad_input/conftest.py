@@ -1,0 +1,7 @@
+"""The fixtures of whole stories."""
+
+from __future__ import annotations
+
+from tests.stories import inline
+
+__all__ = ["inline"]
