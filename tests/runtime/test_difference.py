@@ -67,11 +67,8 @@ def found(model: nn.Module, path: Path, name: str, tolerance: float = 1e-2) -> s
         ("plain", False, "fc2", "fc2"),
         ("plain", True, "conv1", "conv1"),
         ("plain", True, "fc2", "fc2"),
-        ("residual", False, "blocks.1.down.0", "blocks.1.down.0"),
         ("residual", True, "blocks.2.conv1", "blocks.2.conv1"),
-        ("tokens", False, "proj", "proj"),
         ("tokens", True, "mlp.1/1", "mlp.1"),
-        ("mlp", False, "3", "3"),
         ("twice", False, "again", "again"),
     ],
 )
