@@ -7,7 +7,8 @@
     report.html     for people
     ledger.jsonl    every trial
 
-Each file is written under another name and then renamed; the manifest last, since it names the others' hashes.
+All files are written under other names, and renamed when all are there; the manifest last, since it names the others'
+hashes.
 """
 
 from __future__ import annotations
@@ -63,11 +64,18 @@ class Package:
 def write(folder: Path, manifest: JsonObject, model: Path, baseline: Path, report: str) -> Package:
     """Write the package's files into ``folder``; ``manifest`` gets the names, sizes and hashes of its two models."""
     manifest = dict(manifest, schema=SCHEMA)
-    manifest["file"] = _copied(model, folder / f"model{model.suffix}")
-    manifest["baseline"] = dict(manifest["baseline"], file=_copied(baseline, folder / f"baseline{baseline.suffix}"))
-    _replace(folder / RECIPE, yaml.safe_dump(manifest["recipe"], sort_keys=False))
-    _replace(folder / REPORT, report)
-    _replace(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+    copied = folder / f"model{model.suffix}", folder / f"baseline{baseline.suffix}"
+    manifest["file"] = _copied(model, copied[0])
+    manifest["baseline"] = dict(manifest["baseline"], file=_copied(baseline, copied[1]))
+    texts = {
+        folder / RECIPE: yaml.safe_dump(manifest["recipe"], sort_keys=False),
+        folder / REPORT: report,
+        folder / MANIFEST: json.dumps(manifest, indent=1, allow_nan=False) + "\n",
+    }
+    for path, text in texts.items():
+        _part(path).write_text(text, encoding="utf-8")
+    for path in (*copied, *texts):
+        os.replace(_part(path), path)
     return Package(folder, manifest)
 
 
@@ -101,13 +109,11 @@ def sha256(path: Path) -> str:
 
 
 def _copied(source: Path, destination: Path) -> JsonObject:
-    part = destination.with_name(f"part-{destination.name}")
+    """Copy beside ``destination``; what the manifest says of the file."""
+    part = _part(destination)
     shutil.copyfile(source, part)
-    os.replace(part, destination)
-    return {"name": destination.name, "bytes": destination.stat().st_size, "sha256": sha256(destination)}
+    return {"name": destination.name, "bytes": part.stat().st_size, "sha256": sha256(part)}
 
 
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f"part-{path.name}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+def _part(path: Path) -> Path:
+    return path.with_name(f"part-{path.name}")
