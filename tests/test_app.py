@@ -262,6 +262,15 @@ def test_an_internal_fault_is_kept_in_a_file_that_is_named(monkeypatch: pytest.M
     assert "examine" in log.read_text()
 
 
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device", "/somewhere")
+
+    monkeypatch.setattr("laconic.doctor.examine", full)
+    said = laconic("doctor")
+    assert (said.code, said.complaint) == (2, "No space left on device; what was finished is kept")
+
+
 def test_an_interrupt_anywhere_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt

@@ -6,6 +6,7 @@ Exit codes: 0 done (certified), 1 something failed, 2 bad input, 3 done but unce
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from laconic import __version__
-from laconic.errors import InputError, LaconicError
+from laconic.errors import InputError, LaconicError, ResourceError
 
 _TARGET = "onnxruntime:cpu,threads=1,batch=1"
 _MODEL = "torchvision:NAME[@W.safetensors], timm:NAME[@...], zoo:NAME[@...], FILE.py:FACTORY or FILE.onnx"
@@ -46,11 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except Exception as error:  # an internal fault: its traceback is kept, and named
-        with tempfile.NamedTemporaryFile("w", prefix="laconic-", suffix=".log", delete=False) as log:
-            traceback.print_exc(file=log)
-        print(f"laconic: internal error: {type(error).__name__}: {error}; traceback in {log.name}", file=sys.stderr)
-        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _internal(error)
+        print(f"laconic: {error.strerror}; what was finished is kept", file=sys.stderr)
+        return ResourceError.exit_code
+    except Exception as error:
+        return _internal(error)
+
+
+def _internal(error: Exception) -> int:
+    """An internal fault: its traceback is kept in a file, and named."""
+    with tempfile.NamedTemporaryFile("w", prefix="laconic-", suffix=".log", delete=False) as log:
+        traceback.print_exception(error, file=log)
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"laconic: internal error: {reason}; traceback in {log.name}", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -65,17 +65,19 @@ def write(folder: Path, manifest: JsonObject, model: Path, baseline: Path, repor
     """Write the package's files into ``folder``; ``manifest`` gets the names, sizes and hashes of its two models."""
     manifest = dict(manifest, schema=SCHEMA)
     copied = folder / f"model{model.suffix}", folder / f"baseline{baseline.suffix}"
-    manifest["file"] = _copied(model, copied[0])
-    manifest["baseline"] = dict(manifest["baseline"], file=_copied(baseline, copied[1]))
-    texts = {
-        folder / RECIPE: yaml.safe_dump(manifest["recipe"], sort_keys=False),
-        folder / REPORT: report,
-        folder / MANIFEST: json.dumps(manifest, indent=1, allow_nan=False) + "\n",
-    }
-    for path, text in texts.items():
-        _part(path).write_text(text, encoding="utf-8")
-    for path in (*copied, *texts):
-        os.replace(_part(path), path)
+    paths = (*copied, *(folder / name for name in (RECIPE, REPORT, MANIFEST)))
+    try:
+        manifest["file"] = _copied(model, copied[0])
+        manifest["baseline"] = dict(manifest["baseline"], file=_copied(baseline, copied[1]))
+        stated = json.dumps(manifest, indent=1, allow_nan=False) + "\n"
+        texts = yaml.safe_dump(manifest["recipe"], sort_keys=False), report, stated
+        for path, text in zip(paths[2:], texts, strict=True):
+            _part(path).write_text(text, encoding="utf-8")
+        for path in paths:
+            os.replace(_part(path), path)
+    finally:
+        for path in paths:
+            _part(path).unlink(missing_ok=True)
     return Package(folder, manifest)
 
 
