@@ -47,17 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return _internal(error)
+    except Exception as error:
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    """A full disk, in one line; an internal fault, whose traceback is kept in a file and named."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         print(f"laconic: {error.strerror}; what was finished is kept", file=sys.stderr)
         return ResourceError.exit_code
-    except Exception as error:
-        return _internal(error)
-
-
-def _internal(error: Exception) -> int:
-    """An internal fault: its traceback is kept in a file, and named."""
     with tempfile.NamedTemporaryFile("w", prefix="laconic-", suffix=".log", delete=False) as log:
         traceback.print_exception(error, file=log)
     reason = " ".join(f"{type(error).__name__}: {error}".split())
