@@ -105,6 +105,7 @@ def test_drift_is_noise_and_is_tried_again(clock: Clock) -> None:
     baseline = takes(clock, lambda call: 1.01**call)  # slower with every call
     found = paired(baseline, takes(clock, 0.5), INPUTS, rounds=5, pause=pauses.append)
     assert found.drift > 1 + DRIFT
+    assert found.wall_ratio == pytest.approx((found.before_ms + found.after_ms) / 2 / found.candidate_ms)
     assert found.noisy
     assert len(pauses) == 2, "three attempts"
     assert pauses == sorted(pauses)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from laconic.errors import DeployError
 from laconic.runtime import onnx_file, onnxruntime, openvino
 from laconic.runtime.difference import relative_error
 from laconic.runtime.export import OPSET, program_of, torch_quiet
+from laconic.runtime.onnx_finish import finish
 from laconic.steps.quantize.cast import Cast
 from laconic.steps.quantize.post_training import Quantize
 from laconic.surgery import weighted_layers
@@ -121,6 +124,59 @@ def test_padding_that_somebody_else_reads_stays(tmp_path: Path) -> None:
             return self.conv(y) + y
 
     assert "Pad" in operators(deployed(Two(), tmp_path / "f"))
+
+
+def by_hand(pads: list[int], own: list[int], **options: object) -> onnx.GraphProto:
+    """Pad -> Conv as a file from elsewhere may have it, finished."""
+    helper, rng = onnx.helper, np.random.default_rng(0)
+    inputs = ["x", "pads", *(["fill"] if "fill" in options else []), *(["", "axes"] if "axes" in options else [])]
+    mode = {"mode": options["mode"]} if "mode" in options else {}
+    conv = {"auto_pad": "SAME_UPPER"} if "auto" in options else {"pads": own}
+    nodes = [helper.make_node("Pad", inputs, ["p"], **mode), helper.make_node("Conv", ["p", "w"], ["y"], **conv)]
+    constants = {"pads": np.array(pads, np.int64), "w": rng.standard_normal((2, 3, 3, 3)).astype(np.float32)}
+    if "axes" in options:
+        constants["axes"] = np.array(options["axes"], np.int64)
+    if "fill" in options:
+        constants["fill"] = np.array(options["fill"], np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_empty_tensor_value_info("y")],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    before = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    model = ir.from_proto(before)
+    finish(model)
+    after = ir.to_proto(model)
+    x = {"x": inputs_of("plain", 2)["x"]}
+    wanted, found = (ort.InferenceSession(m.SerializeToString()).run(None, x)[0] for m in (before, after))
+    assert relative_error(found, wanted) < 1e-6
+    return after.graph
+
+
+@pytest.mark.parametrize(
+    ("pads", "own", "options", "wanted"),
+    [
+        ([0, 0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0], {}, [0, 0, 1, 1]),
+        ([0, 0, 1, 2, 0, 0, 3, 4], [1, 1, 0, 0], {}, [2, 3, 3, 4]),
+        ([0, 0, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1], {"fill": 0.0}, [2, 2, 2, 2]),
+        ([0, 0, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1], {"fill": 1.0}, None),
+        ([0, 0, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1], {"mode": "reflect"}, None),
+        ([0, 0, -1, 0, 0, 0, 1, 1], [1, 1, 1, 1], {}, None),
+        ([1, 0, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1], {}, None),
+        ([0, 0, 1, 1, 0, 0, 1, 1], [], {"auto": True}, None),
+        ([0, 0, 0, 0], [1, 1, 1, 1], {"axes": [2, 3]}, None),
+        ([1, 1, 1, 1], [1, 1, 1, 1], {"axes": [2, 3]}, None),
+    ],
+)
+def test_padding_in_a_file_from_elsewhere(
+    pads: list[int], own: list[int], options: dict[str, object], wanted: list[int] | None
+) -> None:
+    graph = by_hand(pads, own, **options)
+    assert operators(graph) == (["Conv"] if wanted else ["Pad", "Conv"])
+    if wanted:
+        assert attribute(graph, "Conv", "pads") == wanted
 
 
 @pytest.mark.parametrize(

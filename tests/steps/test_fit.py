@@ -62,6 +62,17 @@ def test_the_seed_decides() -> None:
     assert states[0][0] != states[2][0]
 
 
+def test_the_seed_decides_about_dropout_too() -> None:
+    task, losses = task_for("mlp", 128), []
+    for noise in (1, 2):
+        layers = nn.Linear(192, 4), nn.Dropout(0.5)
+        nn.init.constant_(layers[0].weight, 0.01)
+        nn.init.zeros_(layers[0].bias)
+        torch.manual_seed(noise)
+        losses.append(fit(nn.Sequential(nn.Flatten(), *layers), task.train, task.loss, None, schedule(), 3, quiet))
+    assert losses[0] == losses[1]
+
+
 def test_samples_are_seen_once_per_epoch() -> None:
     seen: list[list[int]] = []
 

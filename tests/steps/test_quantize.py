@@ -191,6 +191,18 @@ def test_ranges_never_leave_what_an_activation_lets_through(ranges: Any) -> None
     assert (int(six.zero_point), int(positive.zero_point)) == (0, 0)
 
 
+def test_an_activation_that_is_always_at_its_bound_stays_within_it() -> None:
+    model = network("depthwise")
+    with torch.no_grad():
+        model.get_submodule("conv_bn").bias.fill_(1e3)
+    changed, _ = quantize(model, "depthwise")
+    quantizers = attached(changed)
+    assert quantizers is not None
+    quantizer = quantizers.by_value()["/relu6#0"]
+    assert float(quantizer.scale) == np.float32(6 / 255)
+    assert int(quantizer.zero_point) == 0
+
+
 # ------------------------------------------------------------------------------------------------------- the fast path
 
 FLOAT_KERNELS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "GlobalAveragePool"}

@@ -120,7 +120,7 @@ def _stored(value: ir.Value | None) -> tuple[Array | None, Array | None]:
 def _fold_padding(graph: ir.Graph) -> None:
     """Zero padding of space in front of convolutions becomes their own padding."""
     for pad in list(graph):
-        if pad.op_type != "Pad":
+        if pad.op_type != "Pad" or len(pad.inputs) > 3:  # the fourth input names axes
             continue
         amounts = _constant(pad.inputs[1])
         fill = _constant(pad.inputs[2]) if len(pad.inputs) > 2 and pad.inputs[2] is not None else np.zeros(1)
