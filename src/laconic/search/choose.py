@@ -6,6 +6,7 @@ trusts more, then the recipe's hash.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from laconic.core import Goal, Trial
 
 TIES = {"latency": 0.03, "size": 0.01, "macs": 0.01}
 FRONT = 8
+_STEP = 0.8  # of cost, from one fallback to the next
+_BEYOND_DOUBT = 0.2  # of the level of the test
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Judge:
         tied = [t for t in trials if self.cost(t) <= least * (1 + TIES[self.goal.minimize])]
         size = min(t.measurements["file_bytes"].value for t in tied)
         small = [t for t in tied if t.measurements["file_bytes"].value <= size * (1 + TIES["size"])]
-        return min(small, key=lambda t: (t.measurements["p_search"].value, t.recipe.key))
+        return min(small, key=lambda t: (_p(t), t.recipe.key))
 
     def improves(self, trial: Trial, on: Trial | None) -> bool:
         """Whether ``trial`` is better than ``on`` by more than a tie, or tied and smaller by more than a tie."""
@@ -82,19 +85,32 @@ class Judge:
         return size < 1 - TIES["size"]
 
     def front(self, trials: Sequence[Trial]) -> list[Trial]:
-        """At most eight trials for the holdout, safest first: the ones that no other both undercuts and outsafes.
+        """At most eight trials for the holdout, the least compressed first.
 
-        Of a longer front the cheapest that pass on search are kept.
+        The holdout tests them in this order and stops at the first that fails. Of the trials that pass on search there
+        are those that no other both undercuts and outsafes; and, to fall back on where search liked the cheapest by
+        luck, the safest of each step of cost (a fifth), if it is beyond doubt. Behind them come, by their p-values, the
+        ones that do not pass and are cheaper still.
         """
+        able = sorted((t for t in trials if self.eligible(t)), key=lambda t: (_p(t), self.cost(t), t.recipe.key))
+        passing = [t for t in able if self.passes(t)]
+        steps: dict[int, Trial] = {}
+        for trial in passing:
+            if _p(trial) <= (1 - self.goal.confidence) * _BEYOND_DOUBT:
+                steps.setdefault(math.floor(math.log(self.cost(trial), _STEP)), trial)
+        line = [*self._undominated(passing), *steps.values()]
+        front = sorted({t.key: t for t in line}.values(), key=lambda t: (-self.cost(t), _p(t)))[-FRONT:]
+        least = min(map(self.cost, front), default=math.inf)
+        return (front + [t for t in self._undominated(able) if not self.passes(t) and self.cost(t) < least])[:FRONT]
 
-        def p(trial: Trial) -> float:
-            return trial.measurements["p_search"].value
+    def _undominated(self, by_safety: Sequence[Trial]) -> list[Trial]:
+        """Of trials from the safest on, those that are cheaper than every safer one."""
+        found: list[Trial] = []
+        for trial in by_safety:
+            if not found or self.cost(trial) < self.cost(found[-1]):
+                found.append(trial)
+        return found
 
-        able = sorted((t for t in trials if self.eligible(t)), key=lambda t: (p(t), self.cost(t), t.recipe.key))
-        front: list[Trial] = []
-        for trial in able:  # from the safest to the least safe: each must be cheaper than all before it
-            if not front or self.cost(trial) < min(self.cost(t) for t in front):
-                front.append(trial)
-        passing = [t for t in front if self.passes(t)]
-        hopeful = [t for t in front if not self.passes(t)]
-        return (passing[-FRONT:] + hopeful)[:FRONT]
+
+def _p(trial: Trial) -> float:
+    return trial.measurements["p_search"].value

@@ -1,7 +1,7 @@
 """The holdout: opened once, in an order that was written down before, and what it proves.
 
 Learn then Test (Angelopoulos et al. 2021, arXiv 2110.01052) with a fixed sequence: the front is written to the ledger,
-safest on ``search`` first; then each candidate is tested at the full level until the first that fails; the cheapest of
+the least compressed first; then each candidate is tested at the full level until the first that fails; the cheapest of
 those that passed wins. A second opening of the same holdout is counted and said: it is not independent.
 """
 
