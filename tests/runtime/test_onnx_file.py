@@ -179,6 +179,20 @@ def test_padding_in_a_file_from_elsewhere(
         assert attribute(graph, "Conv", "pads") == wanted
 
 
+def test_equal_constants_are_stored_once() -> None:
+    helper, weight = onnx.helper, np.ones((3, 3, 1, 1), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "a"], ["m"]), helper.make_node("Conv", ["m", "b"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_empty_tensor_value_info("y")],
+        [numpy_helper.from_array(weight, "a"), numpy_helper.from_array(weight.copy(), "b")],
+    )
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8))
+    finish(model)
+    assert len(model.graph.initializers) == 1
+
+
 @pytest.mark.parametrize(
     ("after", "wanted"),
     [

@@ -96,6 +96,46 @@ def test_the_files_codes_are_the_steps_codes(name: str, imported: Imported) -> N
         assert np.array_equal(codes, wanted)
 
 
+def test_products_with_the_weight_on_the_other_side(tmp_path: Path) -> None:
+    """MatMul and Gemm keep (inputs, outputs): the channels are along axis 1, and differ a thousandfold here."""
+    helper, rng = onnx.helper, np.random.default_rng(2)
+    sizes = np.logspace(-1.5, 1.5, 8).astype(np.float32)
+    constants = {
+        "w1": rng.standard_normal((192, 8)).astype(np.float32) * sizes,
+        "b1": sizes,
+        "w2": rng.standard_normal((8, 4)).astype(np.float32) / sizes[:, None],
+        "b2": np.ones(4, np.float32),
+        "shape": np.array([-1, 192]),
+    }
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w1"], ["product"]),
+        helper.make_node("Add", ["product", "b1"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["relu"]),
+        helper.make_node("Gemm", ["relu", "w2", "b2"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
+    module = load(str(tmp_path / "a.onnx")).module
+    model, _ = Recipe((Quantize(),)).apply(module, task_for("plain"), context())
+    onnx_file.deploy(model, inputs_of("plain", 3), tmp_path / "b.onnx")
+    values = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "b.onnx").graph.initializer}
+    (first,) = [value for value in values.values() if value.shape == (192, 8)]
+    assert first.dtype == np.int8
+    assert np.abs(first).max(0).tolist() == [127] * 8, "every channel uses its whole range"
+    inputs = inputs_of("plain", 6)
+    found = next(iter(onnxruntime.open_file(tmp_path / "b.onnx", TARGET)(inputs).values()))
+    with torch.no_grad():
+        wanted = next(iter(surgery.call(model, tensors(inputs)).values())).numpy()
+    assert relative_error(found, wanted) < 5e-3
+
+
 def test_the_layer_that_differs_is_named(imported: Imported) -> None:
     open_file = partial(onnxruntime.open_file, target=TARGET)
     model, path = imported("residual", True)
