@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("laconic", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("laconic")
 
 
 @pytest.fixture(scope="session", autouse=True)

