@@ -336,7 +336,7 @@ def inline() -> Iterator[None]:
 
 # --------------------------------------------------------------------------------------------------------- the packages
 
-SIZED = ("--minimize", "size", "--max-drop", "3%", "--budget", "5trials", "--no-train")
+SIZED = ("--minimize", "size", "--max-drop", "3%", "--budget", "4trials", "--no-train")
 """Options with which the same package comes out on every machine, however busy."""
 
 

@@ -55,36 +55,26 @@ def test_a_score_of_ones_own_in_the_real_worker(model: nn.Module, tmp_path: Path
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_module_and_loaders(model: nn.Module, tmp_path: Path) -> None:
+def test_a_module_in_training_mode_and_loaders(model: nn.Module, tmp_path: Path) -> None:
+    """It is measured in evaluation mode, and left as it was."""
     data = TensorDataset(torch.as_tensor(X), torch.as_tensor(Y))
     train = DataLoader(Subset(data, range(900)), batch_size=64, shuffle=True)
     rest = DataLoader(Subset(data, range(900, len(data))), batch_size=64)
-    before, training = state(model), model.training
+    model.train()
+    before = state(model)
     found = laconic.shrink(model, laconic.from_loaders(train, rest, trainable=False), SMALL, out=str(tmp_path / "o"))
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.eval()
     assert found.certified
+    assert found.summary["baseline"]["score"] > 0.93
     assert found.package.folder == tmp_path / "o"
     assert found.package.manifest["splits"]["holdout"] == 449
     assert found.package.manifest["model"]["source"] == "a torch.nn.Module"
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert model.training is training
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_model_in_training_mode_is_measured_in_evaluation_mode_and_left_alone(
-    model: nn.Module, tmp_path: Path
-) -> None:
-    model.train()
-    before = state(model)
-    task = laconic.from_arrays(X, Y, trainable=False)
-    found = laconic.shrink(model, task, SMALL, out=tmp_path / "o")
-    assert model.training
-    model.eval()
-    assert found.summary["baseline"]["score"] > 0.97
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-@pytest.mark.usefixtures("inline")
-def test_a_recipe_and_a_reporter(model: nn.Module, tmp_path: Path) -> None:
+def test_a_recipe_a_reporter_and_parts_of_ones_own(model: nn.Module, tmp_path: Path) -> None:
     class Listener(Reporter):
         def __init__(self) -> None:
             self.heard: list[str] = []
@@ -93,16 +83,11 @@ def test_a_recipe_and_a_reporter(model: nn.Module, tmp_path: Path) -> None:
             self.heard.append(str(trial.recipe))
 
     listener, recipe = Listener(), Recipe((STEPS["Quantize"](ranges="minmax"),))
-    task = laconic.from_arrays(X, Y, trainable=False)
+    parts = {"train": (X[:500], Y[:500]), "search": (X[500:900], Y[500:900]), "holdout": (X[900:], Y[900:])}
+    task = laconic.from_splits(parts, trainable=False)
     found = laconic.shrink(model, task, SMALL, out=tmp_path / "o", recipe=recipe, reporter=listener)
     assert found.summary["best"]["recipe"] == [{"step": "Quantize", "ranges": "minmax"}]
     assert listener.heard == ["the original", "Quantize(ranges minmax)"]
-
-
-@pytest.mark.usefixtures("inline")
-def test_parts_of_ones_own(model: nn.Module, tmp_path: Path) -> None:
-    parts = {"train": (X[:500], Y[:500]), "search": (X[500:900], Y[500:900]), "holdout": (X[900:], Y[900:])}
-    found = laconic.shrink(model, laconic.from_splits(parts, trainable=False), SMALL, out=tmp_path / "o")
     assert found.package.manifest["splits"] == {"train": 128, "search": 400, "holdout": 897}
     assert found.summary["certificate"]["n"] == 897
 

@@ -76,7 +76,7 @@ def test_killed_at_any_moment_it_loses_and_repeats_nothing(command: list[str], t
 
 
 def test_ctrl_c_certifies_what_there_is(command: list[str], tmp_path: Path) -> None:
-    more = ["60trials" if word == "5trials" else word for word in command]
+    more = ["60trials" if word == "4trials" else word for word in command]
     process = start(*more)
     wait_for(tmp_path / "out" / "manifest.json", process)
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does it: to all processes of the group
@@ -112,5 +112,5 @@ def test_a_run_that_was_killed_before_its_ledger_can_be_repeated(command: list[s
     (tmp_path / "out" / "laconic.log").touch()
     (tmp_path / "out" / "trials" / "part-0123.onnx").touch()
     with inlined():
-        said = laconic(*["1trials" if word == "5trials" else word for word in command])
+        said = laconic(*["1trials" if word == "4trials" else word for word in command])
     assert said.code == 0, said.err
