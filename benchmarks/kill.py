@@ -26,7 +26,7 @@ from laconic.search.choose import Judge
 from laconic.search.policy import BudgetSpentError, Policy, Tools
 from laconic.search.space import Space
 from laconic.steps import STEPS
-from laconic.story.certify import certify
+from laconic.story.certify import candidates, certify
 from laconic.story.reporter import Reporter
 from laconic.story.trials import Trials
 from laconic.worker import Worker
@@ -108,8 +108,9 @@ def _replayed(out: Path) -> list[dict[str, Any]]:
     policy = Policy(Space.of(described), goal, judge, tools)
     with contextlib.suppress(BudgetSpentError):
         policy.run()
-    seen = {trial.key: trial for trial in policy.trials if trial.recipe.steps and "drop" in trial.measurements}
-    return certify(trials, judge, judge.front(list(seen.values()))).winner.recipe.to_json()
+    seen = {trial.key: trial for trial in policy.trials if trial.recipe.steps}
+    front, withheld = candidates(judge, list(seen.values()), free=True)
+    return certify(trials, judge, front, withheld).winner.recipe.to_json()
 
 
 class _NoWorker:

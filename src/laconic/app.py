@@ -135,7 +135,7 @@ def eval(options: Namespace) -> int:
     if options.json:
         print(json.dumps(found))
     else:
-        judge.print_found(found)
+        console.print_evaluation(found)
     failed = found.get("certificate") is not None and not found["certificate"]["passed"]
     return UNCERTIFIED if failed else CERTIFIED
 
@@ -236,7 +236,6 @@ def doctor(options: Namespace) -> int:
 
 def demo(options: Namespace) -> int:
     """``laconic demo``: train the smallest network that reads digits, then shrink it."""
-    from laconic.story import demo as demos
+    from laconic import demo as demos  # it needs this module
 
-    result = demos.run(options.out)
-    return _print_result(result, options.json)
+    return _print_result(demos.run(options.out), options.json)

@@ -126,3 +126,23 @@ def print_result(summary: JsonObject, dossier: JsonObject) -> None:
     table("", ["", "original", "laconic", ""], rows)
     say(words.in_words(dossier))
     say(f"package: {summary['package']} (report.html, recipe.yaml)")
+
+
+def print_evaluation(found: JsonObject) -> None:
+    """What ``eval`` found: score, agreement, latency, and the certificate in words."""
+    latency = found["latency_ms"]
+    rows = [[found["metric"], f"{found['score']:.2%} of {found['n']} samples"]]
+    if found["agreement"] is not None and found["certificate"] is not None:
+        rows.append(["agreement with the original", f"{found['agreement']:.2%}"])
+    rows.append(["latency", f"{latency['p50']:.3g} ms (p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g})"])
+    table(f"{found['subject']} on {found['target']}", ["", ""], rows)
+    proof_of = found["certificate"]
+    if proof_of is not None:
+        verdict = "stands above the floor" if proof_of["passed"] else "is NOT proved to stand above the floor"
+        seen = (
+            "" if proof_of["independent"] else "; these samples were used for its certificate before: not independent"
+        )
+        say(
+            f"{verdict}: drop {proof_of['drop']:.2%}, at {proof_of['confidence']:.0%} confidence at most "
+            f"{proof_of['bound']:.2%}, {proof_of['max_drop']:.2%} being allowed{seen}"
+        )

@@ -7,6 +7,7 @@ those that passed wins. A second opening of the same holdout is counted and said
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from laconic import proof
 from laconic.core import JsonObject, Trial
-from laconic.search.choose import Judge
+from laconic.search.choose import FRONT, Judge
 from laconic.story.trials import Trials, unpack
 
 
@@ -30,20 +31,41 @@ class Verdict:
     tested: list[JsonObject]
 
 
-def certify(trials: Trials, judge: Judge, candidates: list[Trial], withheld: str | None = None) -> Verdict:
-    """Test ``candidates`` (not empty, in their order) on the holdout. What the ledger already holds is not redone.
+def candidates(judge: Judge, tried: Sequence[Trial], free: bool) -> tuple[list[Trial], str | None]:
+    """What to show to the holdout, in order, and why none of it may win: the front; where there is none, what search
+    trusts most; where nothing was scored to the end, the one that was given up with the best score. Where the search
+    was not ``free`` (a recipe was given), an improvement is not asked for, only that the limits are kept."""
+    scored = measured(tried)
+    able = judge.front(scored) if free else list(filter(judge.within_limits, scored))
+    if able:
+        return able, None
+    if scored:
+        safest = sorted(scored, key=lambda t: (t.measurements["p_search"].value, t.recipe.key))
+        return safest[:FRONT], "no candidate is better than the original within the limits"
+    given_up = [t for t in tried if t.error is None and "drop" not in t.measurements]
+    nearest = sorted(given_up, key=lambda t: (-t.measurements["score"].value, t.recipe.key))
+    return nearest[:1], "every candidate fell clearly below the floor"
+
+
+def measured(tried: Sequence[Trial]) -> list[Trial]:
+    """Those that were scored to the end and timed."""
+    return [t for t in tried if {"drop", "speedup"} <= t.measurements.keys()]
+
+
+def certify(trials: Trials, judge: Judge, front: list[Trial], withheld: str | None = None) -> Verdict:
+    """Test ``front`` (not empty, in their order) on the holdout. What the ledger already holds is not redone.
     ``withheld`` says why none of them may win: the holdout is asked all the same, but nothing is certified."""
-    keys = [trial.key for trial in candidates]
+    keys = [trial.key for trial in front]
     opening = _opened(trials, keys, judge.max_drop)
     records = {key: unpack(packed) for key, packed in opening["records"].items()}
     baseline, binary = records[trials.baseline_key], trials.described["metric"]["binary"]
     p_values = [proof.doubt_floor(baseline, records[key], judge.max_drop, binary) for key in keys]
     alpha = 1 - trials.goal.confidence
-    passed = [candidates[i] for i in proof.fixed_sequence(p_values, alpha)]
-    winner = judge.best(passed) or judge.best([t for t in candidates if judge.passes(t)]) or candidates[0]
+    passed = [front[i] for i in proof.fixed_sequence(p_values, alpha)]
+    winner = judge.best(passed) or judge.best([t for t in front if judge.passes(t)]) or front[0]
     tested = [
         {"key": key, "recipe": trial.recipe.to_json(), "p": p, "passed": trial in passed}
-        for key, trial, p in zip(keys, candidates, p_values, strict=True)
+        for key, trial, p in zip(keys, front, p_values, strict=True)
     ]
     return Verdict(
         winner=winner,

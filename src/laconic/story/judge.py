@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from laconic import console, measure, proof
+from laconic import measure, proof
 from laconic.core import Goal, JsonObject, Predictor, Split, Target, Task
 from laconic.data import with_reference
 from laconic.errors import DeployError, TargetError
@@ -111,23 +111,3 @@ def _agreement(original: Predictor, mine: Predictor, splits: Sequence[Split], ta
             inputs = split.read(indices).inputs
             same.append(task.metric.decide(original(inputs)) == task.metric.decide(mine(inputs)))
     return float(np.concatenate(same).mean())
-
-
-def print_found(found: JsonObject) -> None:
-    """The same for people."""
-    latency = found["latency_ms"]
-    rows = [[found["metric"], f"{found['score']:.2%} of {found['n']} samples"]]
-    if found["agreement"] is not None and found["certificate"] is not None:
-        rows.append(["agreement with the original", f"{found['agreement']:.2%}"])
-    rows.append(["latency", f"{latency['p50']:.3g} ms (p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g})"])
-    console.table(f"{found['subject']} on {found['target']}", ["", ""], rows)
-    proof_of = found["certificate"]
-    if proof_of is not None:
-        verdict = "stands above the floor" if proof_of["passed"] else "is NOT proved to stand above the floor"
-        seen = (
-            "" if proof_of["independent"] else "; these samples were used for its certificate before: not independent"
-        )
-        console.say(
-            f"{verdict}: drop {proof_of['drop']:.2%}, at {proof_of['confidence']:.0%} confidence at most "
-            f"{proof_of['bound']:.2%}, {proof_of['max_drop']:.2%} being allowed{seen}"
-        )

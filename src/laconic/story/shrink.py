@@ -15,12 +15,12 @@ from laconic.errors import GoalError, LaconicError, RecipeError, TargetError, Tr
 from laconic.ledger import Ledger
 from laconic.pack import package
 from laconic.report import render
-from laconic.search.choose import FRONT, Judge
+from laconic.search.choose import Judge
 from laconic.search.policy import BudgetSpentError, Policy, Tools
 from laconic.search.space import Space
 from laconic.steps import STEPS
 from laconic.story import dossier, preflight
-from laconic.story.certify import Verdict, certify
+from laconic.story.certify import Verdict, candidates, certify, measured
 from laconic.story.evaluate import Evaluator, Job
 from laconic.story.folder import FILES, LOG, claim
 from laconic.story.reporter import Reporter
@@ -132,7 +132,7 @@ def _search(trials: Trials, judge: Judge, reach: JsonObject, wish: Wish, began: 
     except BudgetSpentError:
         wish.reporter.note("the budget has ended")
     except KeyboardInterrupt:
-        if not _measured(trials, wish):
+        if not measured(_tried(trials, wish)):
             raise
         trials.worker.stop()
         wish.reporter.note("stopped: certifying the best so far (Ctrl-C again to leave it uncertified)")
@@ -148,12 +148,12 @@ def _refuse_broken(trial: Trial, trials: Trials) -> None:
 def _prove(trials: Trials, judge: Judge, wish: Wish) -> tuple[Trial, Verdict]:
     """Open the holdout for the front, and time the winner afresh."""
     _time_again(trials, judge)
-    candidates, withheld = _candidates(trials, judge, wish)
-    if not candidates:
+    front, withheld = candidates(judge, _tried(trials, wish), free=wish.recipe is None)
+    if not front:
         raise _nothing(trials)
     if withheld is not None:
         wish.reporter.note(f"{withheld}; what comes nearest is kept, uncertified")
-    verdict = certify(trials, judge, candidates, withheld)
+    verdict = certify(trials, judge, front, withheld)
     key = verdict.winner.key
     for _ in range(len(trials.timings(key, final=True)), _FINAL_ATTEMPTS):
         row = trials.latency_row(key, final=True)
@@ -161,26 +161,6 @@ def _prove(trials: Trials, judge: Judge, wish: Wish) -> tuple[Trial, Verdict]:
             break
         trials.time(key, FINAL_ROUNDS)
     return verdict.winner, verdict
-
-
-def _candidates(trials: Trials, judge: Judge, wish: Wish) -> tuple[list[Trial], str | None]:
-    """What to show to the holdout, in order, and why none of it may win: the front; where there is none, what search
-    trusts most; where nothing was scored to the end, the one that was given up with the best score."""
-    measured = _measured(trials, wish)
-    able = judge.front(measured) if wish.recipe is None else list(filter(judge.within_limits, measured))
-    if able:
-        return able, None
-    if measured:
-        safest = sorted(measured, key=lambda t: (t.measurements["p_search"].value, t.recipe.key))
-        return safest[:FRONT], "no candidate is better than the original within the limits"
-    given_up = [t for t in _tried(trials, wish) if t.error is None and "drop" not in t.measurements]
-    nearest = sorted(given_up, key=lambda t: (-t.measurements["score"].value, t.recipe.key))
-    return nearest[:1], "every candidate fell clearly below the floor"
-
-
-def _measured(trials: Trials, wish: Wish) -> list[Trial]:
-    """The candidates that were scored to the end and timed."""
-    return [t for t in _tried(trials, wish) if {"drop", "speedup"} <= t.measurements.keys()]
 
 
 def _tried(trials: Trials, wish: Wish) -> list[Trial]:

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from laconic import console, measure, surgery
+from laconic import app, console, measure, surgery
 from laconic.core import Arrays, Goal, Target
 from laconic.data import load as load_task
 from laconic.errors import LaconicError
@@ -35,10 +35,8 @@ def run(out: Path) -> Result:
         spec = f"zoo:{weights.stem}@{weights}"
         command = f"laconic shrink {spec} --data digits --max-drop 2% --budget 90s --out {out / 'package'}"
         reporter.note(f"the same as: {command}")
-        from laconic.app import load_both
-
         data = {"spec": "digits", "preprocess": None, "max_corrupt": 0.0}
-        load = partial(load_both, spec, data, trainable=True, seed=0)
+        load = partial(app.load_both, spec, data, trainable=True, seed=0)
         result = shrink(load, Wish(GOAL, Target("onnxruntime"), out / "package", reporter=reporter))
     (out / "front.svg").write_text(front_svg(result.package.manifest), encoding="utf-8")
     return result
