@@ -441,6 +441,30 @@ def test_a_bias_too_large_for_its_integers(tmp_path: Path) -> None:
     assert relative_error(found, outputs(changed, inputs)["output"]) < 5e-3
 
 
+def test_a_channel_that_is_almost_zero_does_not_drive_its_layer_out_of_the_integers(tmp_path: Path) -> None:
+    """MobileNetV1 has such channels in seven layers: their bias over their scale would not fit."""
+    model = network("plain")
+    with torch.no_grad():
+        model.get_submodule("fc1").weight[3] *= 1e-6
+        model.get_submodule("fc1").bias[3] = 30
+    changed, _ = quantize(model)
+    assert error(changed, model, "plain") < 0.05
+    integer_in_onnxruntime(agrees(changed, "plain", tmp_path).path, 4)
+
+
+def test_a_float_layer_between_integers_is_not_rounded_by_the_runtime(tmp_path: Path) -> None:
+    """ONNX Runtime would round its weights per tensor, and nobody would have asked for it."""
+    model = network("depthwise")
+    with torch.no_grad():
+        model.get_submodule("depthwise").weight[::2] *= 0.001
+        model.get_submodule("depthwise_bn").running_mean[::2] *= 0.001  # type: ignore[index, operator]
+        model.get_submodule("depthwise_bn").running_var[::2] *= 1e-6  # type: ignore[index, operator]
+    changed, _ = quantize(model, "depthwise", Quantize(exclude=("depthwise",)))
+    file = agrees(changed, "depthwise", tmp_path)
+    found = onnxruntime.optimized_operators(file.path, TARGET)
+    assert (found["Conv"], found["QLinearConv"]) == (1, 3)
+
+
 @pytest.mark.parametrize("size", [1e6, 1e-6])
 def test_outliers_among_channels(size: float) -> None:
     """One channel a million times larger, or smaller, than its neighbours keeps its precision, and so do they."""

@@ -1,9 +1,9 @@
 """The finishing of an exported ONNX graph, so that runtimes turn it into integer kernels and nothing is stored twice.
 
 Weights are stored as the integer codes of their quantizer, biases as int32 with scale s_a s_w (a float bias keeps ONNX
-Runtime's final Gemm in float: 0.94x), zero padding moves into the convolution behind it (a Pad between two quantizer
-pairs costs 0.83x), a mean over all of space is called GlobalAveragePool (the only spelling with an integer kernel),
-names are short, and the exporter's metadata is gone.
+Runtime's final Gemm in float: 0.94x), layers that were left in float stay so, zero padding moves into the convolution
+behind it (a Pad between two quantizer pairs costs 0.83x), a mean over all of space is called GlobalAveragePool (the
+only spelling with an integer kernel), names are short, and the exporter's metadata is gone.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def finish(model: ir.Model) -> None:
     for node in list(model.graph):
         if node.op_type in ("Conv", "Gemm"):
             _store_bias(model.graph, node)
+            _keep_float(model.graph, node)
     _drop_unused(model.graph)
     _share_equal(model.graph)
     shorten(model)
@@ -107,6 +108,29 @@ def _add_bias_apart(graph: ir.Graph, node: ir.Node, bias: Array) -> None:
     last = add.outputs[0]
     last.shape, last.type, last.name = node.outputs[0].shape, node.outputs[0].type, node.outputs[0].name
     ir.convenience.replace_nodes_and_values(graph, node, [node], [product, add], node.outputs, [last])
+
+
+def _keep_float(graph: ir.Graph, node: ir.Node) -> None:
+    """A layer with float weights behind a quantizer stays one: ONNX Runtime (1.31, WeightBiasQuantization) rounds its
+    weights to 8 bits per tensor, unasked, unless what it reads is dequantized with a scale per channel."""
+    value, weight = node.inputs[0], _constant(node.inputs[1])
+    source = value.producer() if value is not None else None
+    if value is None or source is None or source.op_type != "DequantizeLinear" or weight is None:
+        return
+    scale, zero = (_constant(value) for value in source.inputs[1:3])
+    if scale is None or zero is None or scale.ndim:
+        return
+    if node.op_type == "Gemm":
+        channels = weight.shape[1 if "transB" in node.attributes and node.attributes["transB"].as_int() else 0]
+    else:
+        channels = weight.shape[1] * (node.attributes["group"].as_int() if "group" in node.attributes else 1)
+    spread = [
+        _initializer(graph, f"{value.name}.{part}", np.full(channels, a))
+        for part, a in (("scale", scale), ("zero", zero))
+    ]
+    dequantize = ir.node("DequantizeLinear", [source.inputs[0], *spread], attributes={"axis": 1})
+    node.prepend(_like(dequantize, source))
+    node.replace_input_with(0, dequantize.outputs[0])
 
 
 def _stored(value: ir.Value | None) -> tuple[Array | None, Array | None]:

@@ -29,10 +29,11 @@ _BOUNDED = frozenset({"relu", "clamp"})
 @dataclass(frozen=True)
 class Placement:
     """``groups`` of values that share a quantizer, with the bounds that clamps put on them; ``layers``: the layers
-    that run in integers; ``fused``: for each of their calls, the value behind its activation."""
+    that run in integers, and the value that each reads; ``fused``: for each of their calls, the value behind its
+    activation."""
 
     groups: tuple[tuple[Shared, tuple[float, float]], ...]
-    layers: tuple[str, ...]
+    layers: dict[str, str]
     fused: dict[str, str]
 
 
@@ -59,6 +60,7 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
     wanted: dict[str, None] = {}  # ordered
     integers: set[str] = set()  # the values that integer operators give, and what is only moved from there
     fused: dict[str, str] = {}
+    reads: dict[str, str] = {}
     for call in graph.calls:
         comes_as_integers = any(_through_padding(name, producer) in integers for name in call.inputs)
         if call.family in _MOVES and comes_as_integers:
@@ -72,6 +74,7 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
         integers.add(output)
         if weighted:
             fused[call.key] = output
+            reads.setdefault(call.module, _through_padding(call.inputs[0], producer))
         for name in call.inputs:
             wanted.setdefault(_through_padding(name, producer))
         if not (output in graph.outputs and traits.float_output and call.family == "linear"):
@@ -79,7 +82,7 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
     groups = _share(wanted, producer, integers)
     return Placement(
         groups=tuple((shared, _bounds(shared.active, producer)) for shared in groups),
-        layers=tuple(dict.fromkeys(producer[key].module for key in fused)),
+        layers=reads,
         fused=fused,
     )
 

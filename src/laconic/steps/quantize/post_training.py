@@ -31,7 +31,8 @@ from laconic.steps.settings import check_types
 _BINS = 2048
 _CHUNK = 32
 _NEWTON_STEPS = 4
-_LEAST_SCALE = 2.0**-16  # of the median channel's: int32 biases must still hold b / (s_a s_w)
+_LEAST_SCALE = 2.0**-16  # of the median channel's
+_LARGEST_BIAS = 2.0**29  # in codes; the runtime holds 2^30, and bias correction is still to come
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,15 @@ class Quantize:
 
         context.progress("observing activations", 0.0)
         histograms, means = _observe(model, inputs, placement)
-        qmax = 2 ** (context.traits.weight_bits - 1) - 1
-        weighted = surgery.weighted_layers(model)
-        for name in placement.layers:
-            _quantize_weight(weighted[name], qmax)
         groups = [
             (shared, _activation_quantizer(histogram, self.ranges, bounds))
             for histogram, (shared, bounds) in zip(histograms, placement.groups, strict=True)
         ]
+        scales = {name: float(q.scale) for shared, q in groups for name in (*shared.active, *shared.passive)}
+        qmax = 2 ** (context.traits.weight_bits - 1) - 1
+        weighted = surgery.weighted_layers(model)
+        for name, value in placement.layers.items():
+            _quantize_weight(weighted[name], qmax, scales[value])
         attach(model, groups, list(inputs))
         if self.bias_correction:
             context.progress("correcting biases", 0.5)
@@ -90,7 +92,7 @@ class Quantize:
             layer = model.get_submodule(name)
             if self.bias_correction:
                 surgery.give_bias(layer)
-            _quantize_weight(layer, qmax)
+            _quantize_weight(layer, qmax, 1.0)
         groups = [(Shared(tuple(a), tuple(p)), _unsigned_8bit(1.0, 0)) for a, p in facts["values"]]
         if groups:
             attach(model, groups, facts["inputs"])
@@ -190,11 +192,15 @@ def _activation_quantizer(histogram: Histogram, ranges: str, bounds: tuple[float
 
 
 @torch.no_grad()
-def _quantize_weight(layer: surgery.Layer, qmax: int) -> None:
+def _quantize_weight(layer: surgery.Layer, qmax: int, input_scale: float) -> None:
+    """Give a layer's weight its quantizer. A scale is no smaller than the layer's bias allows, whose codes in int32 are
+    b / (s_a s_w): a layer whose bias does not fit is computed in float, for the sake of a channel that is almost 0."""
     scale = layer.weight.flatten(1).abs().amax(1) / qmax
     alive = scale[scale > 0]
     typical = alive.median() if len(alive) else torch.tensor(1.0 / qmax)
     scale = torch.where(scale > 0, scale.clamp_min(float(typical) * _LEAST_SCALE), typical)
+    if layer.bias is not None:
+        scale = scale.maximum(layer.bias.abs() / (input_scale * _LARGEST_BIAS))
     quantizer = FakeQuantize(scale, torch.zeros_like(scale), -qmax, qmax, axis=0)
     parametrize.register_parametrization(layer, "weight", quantizer)
 
