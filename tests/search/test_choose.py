@@ -158,55 +158,41 @@ def test_the_best_does_not_depend_on_the_order(found: list, judging: Judge, rand
 
 
 def test_the_front_goes_from_safe_to_cheap() -> None:
-    safe, middle, risky = made(A, speedup=1.2, p=0.001), made(B, speedup=1.6, p=0.01), made(C, speedup=2.0, p=0.04)
-    dominated = made(P(ratio=0.5), speedup=1.5, p=0.02)
-    assert judge().front([risky, dominated, safe, middle]) == [safe, middle, risky]
+    safe = made(A, speedup=1.5, drop=0.0, bound=0.004, low=-0.002)
+    doubtful = made(B, speedup=2.5, drop=0.01, bound=0.019, low=0.004)
+    hopeful = made(C, speedup=4.0, drop=0.02, bound=0.03, low=0.014)  # does not pass on search
+    assert judge().front([hopeful, doubtful, safe]) == [safe, doubtful, hopeful]
 
 
-def test_of_a_longer_front_the_cheapest_that_pass_are_kept() -> None:
-    line = [made(P(layers={f"l{i}": 0.5}), speedup=1.1 + i / 10, p=i / 1000, drop=0.0, bound=0.0) for i in range(12)]
-    hopeful = made(A, speedup=3.0, p=0.5, drop=0.05, bound=0.05)
-    assert judge().front([hopeful, *line]) == line[-FRONT:]
+def test_what_is_as_safe_and_cheaper_needs_nothing_in_front_of_it() -> None:
+    slow, middle, fast = (made(step, speedup=1.1 + i) for i, step in enumerate((A, B, C)))
+    assert judge().front([slow, middle, fast]) == [fast]
 
 
-def test_places_that_are_left_go_to_those_that_hardly_pass() -> None:
-    passing, hopeful = made(A, speedup=1.5, p=0.01), made(B, speedup=2.0, p=0.3, drop=0.015, bound=0.03)
-    assert judge().front([hopeful, passing]) == [passing, hopeful]
+def test_a_step_that_gains_little_is_not_stumbled_over() -> None:
+    safe = made(A, speedup=1.5, drop=0.0, bound=0.001, low=-0.001)
+    between = made(B, speedup=1.6, drop=0.01, bound=0.019, low=0.004)
+    cheap = made(C, speedup=4.0, drop=0.01, bound=0.018, low=0.004)
+    assert judge().front([between, cheap, safe]) == [safe, cheap]
 
 
-def test_the_front_has_something_to_fall_back_on() -> None:
-    safe = made(A, speedup=1.2, p=0.0001, drop=0.0, bound=0.0)
-    between = made(B, speedup=2.0, p=0.0003, drop=0.0, bound=0.0)
-    beside = made(P(ratio=0.5), speedup=2.1, p=0.0004, drop=0.0, bound=0.0)
-    doubtful = made(P(ratio=0.25), speedup=3.0, p=0.02)
-    cheapest = made(C, speedup=5.0, p=0.0002, drop=0.0, bound=0.0)
-    assert judge().front([cheapest, doubtful, between, beside, safe]) == [safe, between, cheapest]
-
-
-def p_values(trials: list) -> list[float]:
-    return [t.measurements["p_search"].value for t in trials]
+def test_the_hopeless_are_shown_where_there_is_nothing_else() -> None:
+    hopeless = made(A, speedup=1.5, drop=0.5, bound=0.6)
+    assert judge().front([hopeless]) == [hopeless]
+    assert judge().front([]) == []
 
 
 @settings(max_examples=100, deadline=None)
 @given(trials, goals)
 def test_what_a_front_is(found: list, judging: Judge) -> None:
-    front = judging.front(found)
+    front, able = judging.front(found), [t for t in found if judging.eligible(t)]
     assert len(front) <= FRONT
     assert all(map(judging.eligible, front))
-    passing, hopeful = [t for t in front if judging.passes(t)], [t for t in front if not judging.passes(t)]
-    assert front == passing + hopeful
-    costs = [judging.cost(t) for t in passing]
-    assert costs == sorted(costs, reverse=True)
-    assert p_values(hopeful) == sorted(p_values(hopeful))
-    level = 1 - judging.goal.confidence
-    for trial in front:  # none that is safer undercuts it, or it is beyond doubt
-        group = judging.passes if judging.passes(trial) else judging.eligible
-        safer = [t for t in found if group(t) and p_values([t]) < p_values([trial])]
-        undercut = any(judging.cost(t) <= judging.cost(trial) for t in safer)
-        assert not undercut or p_values([trial])[0] <= 0.2 * level
-    able = [t for t in found if judging.passes(t)]
-    if able:  # the cheapest that passes is never left out, or one as cheap and safer stands for it
-        assert min(map(judging.cost, front)) <= min(map(judging.cost, able))
+    costs = [judging.cost(t) for t in front]
+    assert costs == sorted(set(costs), reverse=True)
+    assert bool(front) == bool(able)
+    if able and len(front) < FRONT:  # whoever is cheaper still may be asked behind the others: it costs nothing
+        assert costs[-1] == min(map(judging.cost, able))
 
 
 def test_a_goal_without_limits_lets_anything_within() -> None:

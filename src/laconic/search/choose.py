@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from laconic.core import Goal, Trial
+from laconic.search.line import best_line
 
 TIES = {"latency": 0.03, "size": 0.01, "macs": 0.01}
 FRONT = 8
-_STEP = 0.8  # of cost, from one fallback to the next
-_BEYOND_DOUBT = 0.2  # of the level of the test
+_A_CERTIFICATE = 1.0  # is worth as much as a division of the cost by e
+_LEAST_CHANCE = 1e-6
+_LOW = 1.645  # a drop's low end lies so many standard errors below it
 
 
 @dataclass(frozen=True)
@@ -85,31 +88,24 @@ class Judge:
         return size < 1 - TIES["size"]
 
     def front(self, trials: Sequence[Trial]) -> list[Trial]:
-        """At most eight trials for the holdout, the least compressed first.
+        """At most eight trials for the holdout, the least compressed first: of all such lines, the one to expect most
+        of.
 
-        The holdout tests them in this order and stops at the first that fails. Of the trials that pass on search there
-        are those that no other both undercuts and outsafes; and, to fall back on where search liked the cheapest by
-        luck, the safest of each step of cost (a fifth), if it is beyond doubt. Behind them come, by their p-values, the
-        ones that do not pass and are cheaper still.
+        The holdout tests a line in its order and stops at the first that fails: every trial in it is one to fall back
+        on, and one to stumble over. A trial gains the logarithm of what it divides the cost by, and a certificate at
+        all is a gain too.
         """
-        able = sorted((t for t in trials if self.eligible(t)), key=lambda t: (_p(t), self.cost(t), t.recipe.key))
-        passing = [t for t in able if self.passes(t)]
-        steps: dict[int, Trial] = {}
-        for trial in passing:
-            if _p(trial) <= (1 - self.goal.confidence) * _BEYOND_DOUBT:
-                steps.setdefault(math.floor(math.log(self.cost(trial), _STEP)), trial)
-        line = [*self._undominated(passing), *steps.values()]
-        front = sorted({t.key: t for t in line}.values(), key=lambda t: (-self.cost(t), _p(t)))[-FRONT:]
-        least = min(map(self.cost, front), default=math.inf)
-        return (front + [t for t in self._undominated(able) if not self.passes(t) and self.cost(t) < least])[:FRONT]
+        line = sorted(filter(self.eligible, trials), key=lambda t: (-self.cost(t), _p(t), t.recipe.key))
+        gains = [_A_CERTIFICATE - math.log(self.cost(t)) for t in line]
+        return [line[i] for i in best_line(gains, [self._chance(t) for t in line], FRONT)]
 
-    def _undominated(self, by_safety: Sequence[Trial]) -> list[Trial]:
-        """Of trials from the safest on, those that are cheaper than every safer one."""
-        found: list[Trial] = []
-        for trial in by_safety:
-            if not found or self.cost(trial) < self.cost(found[-1]):
-                found.append(trial)
-        return found
+    def _chance(self, trial: Trial) -> float:
+        """How likely the holdout certifies a trial, given what search saw of it: both are samples, so the holdout's
+        bound is spread around the expected one by the errors of both (normal)."""
+        drop, bound = trial.measurements["drop"], trial.measurements["expected_bound"]
+        error = max((drop.value - drop.low) / _LOW, 1 / drop.n)
+        spread = error * math.sqrt(1 + drop.n / bound.n)
+        return max(NormalDist(bound.value, spread).cdf(self.max_drop), _LEAST_CHANCE)
 
 
 def _p(trial: Trial) -> float:
