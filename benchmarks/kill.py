@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks import lenet, records
-from laconic.core import Budget, Goal, Recipe, Target
+from laconic.core import Recipe, Target
+from laconic.goal import Budget, Goal
 from laconic.ledger import Ledger, read
 from laconic.pack import package
 from laconic.search.choose import Judge

@@ -21,12 +21,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from laconic.api import load_model, shrink
-    from laconic.core import Budget, Goal, Limit, Preprocess, Recipe, Target, Task
+    from laconic.core import Preprocess, Recipe, Target, Task
     from laconic.data import from_arrays, from_loaders, from_splits
     from laconic.data import load as load_task
+    from laconic.goal import Budget, Goal, Limit
 
 _HOMES = {
-    **dict.fromkeys(("Budget", "Goal", "Limit", "Preprocess", "Recipe", "Target", "Task"), "laconic.core"),
+    **dict.fromkeys(("Preprocess", "Recipe", "Target", "Task"), "laconic.core"),
+    **dict.fromkeys(("Budget", "Goal", "Limit"), "laconic.goal"),
     **dict.fromkeys(("from_arrays", "from_loaders", "from_splits"), "laconic.data"),
     **dict.fromkeys(("load_model", "shrink"), "laconic.api"),
 }

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from laconic.core import Goal, Recipe, Target, Task
+from laconic.core import Recipe, Target, Task
+from laconic.goal import Goal
 from laconic.models import load as load_model
 from laconic.models.loaded import LoadedModel, ready
 from laconic.story.reporter import Reporter

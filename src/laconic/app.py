@@ -13,8 +13,9 @@ import yaml
 
 from laconic import console
 from laconic import doctor as doctors
-from laconic.core import Goal, JsonObject, Recipe, Target, Task, percent
+from laconic.core import JsonObject, Recipe, Target, Task
 from laconic.errors import FolderError, InputError, RecipeError
+from laconic.goal import Goal, percent
 from laconic.pack import package
 from laconic.report import words
 

@@ -11,9 +11,10 @@ import safetensors.torch
 import torch
 
 from laconic import app, console, measure, surgery
-from laconic.core import Arrays, Goal, Target
+from laconic.core import Arrays, Target
 from laconic.data import load as load_task
 from laconic.errors import LaconicError
+from laconic.goal import Goal
 from laconic.models import load as load_model
 from laconic.report import front_svg
 from laconic.steps.train.fit import Schedule, fit

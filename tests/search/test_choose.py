@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laconic.core import Goal
+from laconic.goal import Goal
 from laconic.search.choose import FRONT, Judge
 from laconic.steps import STEPS
 from tests.search.world import judge, made, original

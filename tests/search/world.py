@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from laconic.core import Goal, Measurement, Recipe, Target, Trial
+from laconic.core import Measurement, Recipe, Target, Trial
+from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.policy import BudgetSpentError, Tools
 from laconic.search.space import KEEPS, LayerCost, Space

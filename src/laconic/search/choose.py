@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from laconic.core import Goal, Trial
+from laconic.core import Trial
+from laconic.goal import Goal
 from laconic.search.line import best_line
 
 TIES = {"latency": 0.03, "size": 0.01, "macs": 0.01}

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from laconic.core import Goal, Recipe, Step, Trial
+from laconic.core import Recipe, Step, Trial
+from laconic.goal import Goal
 from laconic.search.allocate import Damage, allocate
 from laconic.search.choose import Judge
 from laconic.search.space import KEEPS, PROBED, Space

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from laconic import measure, proof
-from laconic.core import Goal, JsonObject, Predictor, Split, Target, Task
+from laconic.core import JsonObject, Predictor, Split, Target, Task
 from laconic.data import with_reference
 from laconic.errors import DeployError, TargetError
+from laconic.goal import Goal
 from laconic.models.loaded import LoadedModel
 from laconic.pack.package import Package
 from laconic.runtime import runtime_of

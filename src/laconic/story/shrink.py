@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from laconic import __version__
-from laconic.core import Goal, JsonObject, Recipe, Target, Trial
+from laconic.core import JsonObject, Recipe, Target, Trial
 from laconic.errors import GoalError, LaconicError, RecipeError, TargetError, TrialError
+from laconic.goal import Goal
 from laconic.ledger import Ledger
 from laconic.pack import package
 from laconic.report import render

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from laconic import proof
-from laconic.core import Goal, JsonObject, Measurement, Recipe, Target, Trial
+from laconic.core import JsonObject, Measurement, Recipe, Target, Trial
 from laconic.errors import TrialError
+from laconic.goal import Goal
 from laconic.ledger import Ledger
 from laconic.search.policy import BudgetSpentError
 from laconic.story.evaluate import trial_key
