@@ -18,7 +18,7 @@ from laconic import data, models
 from laconic.steps.train.fit import Schedule, fit
 
 TRAINING = Schedule(epochs=8, lr=2e-3, batch=128, weight_decay=1e-4, distill=0.0, temperature=4.0)
-OPTIONS = ("--max-drop", "0.5%", "--max-size", "6%", "--budget", "10m")
+OPTIONS = ("--max-drop", "0.5%", "--max-size", "6%", "--budget", "20m")
 
 
 def main(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -165,6 +166,19 @@ def test_training_lets_more_channels_go() -> None:
     assert trained is not None
     assert "FineTune" in names(trained.recipe)
     assert trained.measurements["speedup"].value > 1.5 * untrained.measurements["speedup"].value
+
+
+def test_a_smaller_network_is_trained_for_longer_in_the_same_time() -> None:
+    world = World(harm={"a": 0.5, "b": 0.5}, healed=0.95, trainable=True)
+    tools = replace(world.tools, seconds_per_sample=lambda: 10.0)  # an epoch of the original: 10,000 seconds
+    Policy(world.space, world.goal, world.judge, tools).run()
+    first = [recipe for recipe in tried(world) if names(recipe) == ["PruneChannels", "FineTune"]][:3]
+    shares = [world.space.cost(world.notches(recipe), "macs") for recipe in first]
+    assert shares == sorted(shares, reverse=True)
+    assert len(set(shares)) > 1
+    for recipe, macs in zip(first, shares, strict=True):
+        seconds = recipe.steps[1].epochs * 10_000 * (0.25 + 0.75 * macs)  # type: ignore[attr-defined]
+        assert seconds == pytest.approx(30, rel=0.05)
 
 
 def test_more_effort_is_spent_where_there_is_time() -> None:

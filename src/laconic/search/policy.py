@@ -32,6 +32,7 @@ _EFFORTS = (1.0, 2.0, 4.0)
 _TRIALS_PER_BUDGET = 12
 _TRAINING_S = 30.0  # a trial's training where the budget is counted in trials
 _LONGEST_EPOCHS = 20.0
+_TEACHER = 0.25  # of the price of training the original: one pass of four, a backward pass costing two
 
 Tail = tuple[Step, ...]
 
@@ -182,7 +183,8 @@ class Policy:
         notches = allocate(self.space, damage, level, self.goal.minimize)
         steps = [self._pruning(notches)]
         if self.space.trainable:
-            steps.append(self._step("FineTune", epochs=self._epochs(effort)))
+            left = self.space.cost(notches, "macs")
+            steps.append(self._step("FineTune", epochs=self._epochs(effort, left)))
         tried = [(self._try(*steps, *tail), tail) for tail in tails]
         best = self.judge.best([trial for trial, _ in tried if self.judge.passes(trial)])
         holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
@@ -192,11 +194,13 @@ class Policy:
         ratios = {group: round(1 - KEEPS[notch], 5) for group, notch in notches.items() if notch}
         return self._step("PruneChannels", layers=ratios)
 
-    def _epochs(self, effort: float) -> float:
-        """So many epochs that a trial takes its share of the budget, to two digits."""
+    def _epochs(self, effort: float, macs: float = 1.0) -> float:
+        """So many epochs that a trial takes its share of the budget, to two digits: training costs a teacher that stays
+        as it is and a student with ``macs`` of its MACs."""
         seconds = self.goal.budget.seconds
         allowance = effort * (seconds / _TRIALS_PER_BUDGET if seconds is not None else _TRAINING_S)
-        epochs = allowance / max(self.tools.seconds_per_sample() * self.space.n_train, 1e-9)
+        epoch = self.tools.seconds_per_sample() * self.space.n_train * (_TEACHER + (1 - _TEACHER) * macs)
+        epochs = allowance / max(epoch, 1e-9)
         return float(f"{min(epochs, _LONGEST_EPOCHS * effort):.2g}")
 
     # ----------------------------------------------------------------------------------------------------- refinement
