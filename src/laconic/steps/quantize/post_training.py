@@ -229,6 +229,7 @@ def _correct_biases(
         bias = layers[module].bias
         assert bias is not None
         bias += shift
+        layers[module].bias_correction = shift  # what learns the rounding wants the float layer back
         return result + _along(shift, result, _channel_axis(key, result))
 
     with surgery.watched(model, handler):
