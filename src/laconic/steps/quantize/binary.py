@@ -1,0 +1,168 @@
+"""Weights of one bit, and activations of one bit where wanted.
+
+Weights: sign(w) alpha_c with alpha_c = mean|w_c| per output channel (Rastegari et al. 2016, arXiv 1603.05279, eq. 6);
+the gradient goes straight through to the float weight behind it where |w| <= 1 (Courbariaux et al. 2015, arXiv
+1511.00363; Hubara et al. 2016, arXiv 1602.02830, eq. 4). sign(0) is 1.
+
+Activations: a layer reads g sign(x - a_c), a_c a trained threshold per input channel (RSign of Liu et al. 2020, arXiv
+2003.03488, eq. 6), with the gradient 2 - 2|u| of Bi-Real's piecewise polynomial at u = (x - a) / g, 0 beyond |u| = 1
+(Liu et al. 2018, arXiv 1808.00278, eq. 5). a starts as the channel's mean and g, one trained number per layer, as the
+mean of |x - a| over the calibration samples: networks without batch norm need it, and the polynomial gets inputs of its
+size.
+
+The first and the last layer stay in float. The runtimes have no kernel for one bit: weights are stored in 1 bit and
+computed in float.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from laconic import surgery
+from laconic.core import Context, Facts, Task
+from laconic.errors import RecipeError
+from laconic.fake_quantize import attached
+from laconic.steps.quantize.trained import (
+    calibration,
+    check_data,
+    check_training,
+    computed_in_float,
+    example_of,
+    layers_to_change,
+    per_channel,
+    train,
+)
+
+_SIGN = "binary_input"
+_LEAST_GAIN = 1e-6
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Weights in {-alpha_c, alpha_c}, with ``activations`` also the inputs of these layers in two values, trained for
+    ``epochs`` with AdamW at ``lr``; ``distill`` is the share of the distillation loss."""
+
+    activations: bool = False
+    epochs: float = 3.0
+    lr: float = 1e-3
+    batch: int = 64
+    distill: float = 0.5
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_training(self)
+
+    def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
+        check_data(self, task)
+        if self.activations and (hasattr(model, "to_onnx") or attached(model) is not None):
+            wanted = "a torch model whose values carry no quantizers"
+            raise RecipeError("Binary with activations", got=type(model).__name__, wanted=wanted)
+        inputs = calibration(task)
+        graph = surgery.trace(model.eval(), example_of(inputs))
+        layers = layers_to_change(self, model, graph, context.keep, keep_ends=True)
+        facts = {"layers": list(layers), **computed_in_float(1)}
+        self.restore(model, facts)
+        if self.activations:
+            _calibrate(model, layers, inputs)
+        return model, {**facts, **train(self, model, task, context)}
+
+    def restore(self, model: Any, facts: Facts) -> Any:
+        for name in facts["layers"]:
+            layer = model.get_submodule(name)
+            parametrize.register_parametrization(layer, "weight", BinaryWeight(layer.weight))
+            if self.activations:
+                layer.add_module(_SIGN, BinaryInput(layer))
+                layer.register_forward_pre_hook(_binarized)
+        return model
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+class BinaryWeight(nn.Module):
+    """A weight in {-alpha_c, alpha_c}, alpha_c = mean|w_c| of the float weight ``latent`` behind it."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.latent = weight
+
+    def codes(self) -> Tensor:
+        """Which value of :meth:`codebook` each weight is: uint8, of the weight's shape."""
+        return (self.latent >= 0).to(torch.uint8)
+
+    def codebook(self) -> Tensor:
+        """-alpha_c, alpha_c: (channels, 2)."""
+        alpha = self.latent.detach().flatten(1).abs().mean(1)
+        return torch.stack([-alpha, alpha], 1)
+
+    def forward(self) -> Tensor:
+        low, high = (per_channel(side, self.latent, 0) for side in self.codebook().unbind(1))
+        binary = torch.where(self.latent >= 0, high, low)
+        if not torch.is_grad_enabled():
+            return binary
+        clipped = self.latent.clamp(-1, 1)
+        return binary + (clipped - clipped.detach())  # adds exactly 0, and the gradient
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """The float weight is kept here, and nowhere else."""
+        return ()
+
+
+# --------------------------------------------------------------------------------------------------------- activations
+
+
+class BinaryInput(nn.Module):
+    """g sign(x - a_c): what a binary layer reads; ``threshold`` is (in channels,), ``gain`` a scalar."""
+
+    def __init__(self, layer: surgery.Layer) -> None:
+        super().__init__()
+        self.axis, channels = (-1, layer.in_features) if isinstance(layer, nn.Linear) else (1, layer.in_channels)
+        self.threshold = nn.Parameter(torch.zeros(channels))
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        threshold = per_channel(self.threshold, x, self.axis)
+        binary = torch.where(x >= threshold, self.gain, -self.gain)
+        if not torch.is_grad_enabled():
+            return binary
+        size = self.gain.detach().abs()
+        u = ((x - threshold) / size).clamp(-1, 1)
+        smooth = size * u * (2 - u.abs())  # the polynomial whose slope is 2 - 2|u|
+        return binary + (smooth - smooth.detach())  # adds exactly 0, and the gradient
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Start from the mean of each channel and the mean distance from it."""
+        self.threshold.copy_(x.mean([d for d in range(x.dim()) if d != self.axis % x.dim()]))
+        self.gain.copy_((x - per_channel(self.threshold, x, self.axis)).abs().mean().clamp_min(_LEAST_GAIN))
+
+
+def _binarized(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (getattr(layer, _SIGN)(args[0]), *args[1:])
+
+
+def _calibrate(model: nn.Module, layers: dict[str, surgery.Layer], inputs: dict[str, Tensor]) -> None:
+    """One run over the calibration samples; each layer binarizes its input as soon as it has seen it once."""
+    seen: set[str] = set()
+
+    def see(name: str, layer: surgery.Layer, x: Tensor) -> None:
+        if name not in seen:
+            seen.add(name)
+            getattr(layer, _SIGN).calibrate(x)
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, args, name=name: see(name, module, args[0]), prepend=True)
+        for name, layer in layers.items()
+    ]
+    try:
+        with torch.no_grad():
+            surgery.call(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
