@@ -47,7 +47,7 @@ def test_a_chain_by_hand() -> None:
         (Shared(("/relu#1",), ("/flatten#0", "/max_pool2d#1")), RELU),
         (Shared(("/relu#2",)), RELU),
     )
-    assert found.layers == ("conv1", "conv2", "fc1", "fc2")
+    assert tuple(found.layers) == ("conv1", "conv2", "fc1", "fc2")
     assert found.fused == {
         "conv1/conv2d#0": "/relu#0",
         "conv2/conv2d#0": "/relu#1",
@@ -75,7 +75,7 @@ def test_padding_of_space_is_looked_through() -> None:
 def test_a_layer_that_is_left_out() -> None:
     _, found = placed("plain", without=("conv2",))
     values = {value for shared, _ in found.groups for value in (*shared.active, *shared.passive)}
-    assert found.layers == ("conv1", "fc1", "fc2")
+    assert tuple(found.layers) == ("conv1", "fc1", "fc2")
     assert "/max_pool2d#0" not in values, "what only the float layer reads stays as it is"
     assert "/relu#0" in values, "the layer before it still gives integers"
 
@@ -130,7 +130,7 @@ def test_every_value_is_in_one_group_and_moves_stay_in_theirs(name: str) -> None
 
 def test_nothing_runs_in_integers_without_integer_kernels() -> None:
     _, found = placed("plain", Traits())
-    assert found == Placement((), (), {})
+    assert found == Placement((), {}, {})
 
 
 def test_bounds_are_those_of_all_sources() -> None:

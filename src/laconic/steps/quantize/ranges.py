@@ -1,22 +1,31 @@
-"""From what was observed of a value to the range that its integers cover: pure functions of a histogram.
+"""From what was observed to the range that integers cover: pure functions, of a histogram for values, of the numbers
+themselves for weights.
 
 - *minmax*: everything that was seen.
 - *percentile*: the range that leaves out a fraction 1 - p of the values, half of it on each side.
 - *mse*: the range whose quantization error is least, sum_i h_i (x_i - Q(x_i))^2 over the histogram's bins, among ranges
   that shrink from minmax (the search of Nagel et al. 2021, arXiv 2106.08295, section 3.1, eq. 14).
+- *entropy*: the range whose codes tell most of what the values told: the least Kullback-Leibler divergence between the
+  histogram, with what lies outside added to its ends, and the histogram inside merged into as many bins as there are
+  codes (Migacz 2017, "8-bit inference with TensorRT"; ONNX Runtime's calibrator), among ranges that shrink likewise.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 PERCENTILE = 0.9999
 _SHRINKS = 80
+_EMPTY = 1e-10  # the share of a bin in which the codes say that nothing is
+_WEIGHT_SHRINKS = 91
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,34 @@ def mse(histogram: Histogram, levels: int) -> tuple[float, float]:
     return best
 
 
-RANGES = {"minmax": minmax, "percentile": percentile, "mse": mse}
+def entropy(histogram: Histogram, levels: int) -> tuple[float, float]:
+    counts, bins, codes = histogram.counts, len(histogram.counts), levels + 1
+    width = (histogram.high - histogram.low) / bins
+    zero = float(np.clip(-histogram.low / width, 0, bins))
+    best, least = (histogram.low, histogram.high), np.inf
+    for shrink in np.linspace(1.0, codes / bins, 2 * _SHRINKS):
+        first, last = int(zero - zero * shrink), math.ceil(zero + (bins - zero) * shrink)
+        divergence = _divergence(counts, first, last, codes)
+        if divergence < least:
+            best, least = (histogram.low + first * width, histogram.low + last * width), divergence
+    return best
+
+
+def _divergence(counts: Vector, first: int, last: int, codes: int) -> float:
+    """KL(P || Q): P the bins ``first``..``last`` with all that lies outside in the ends, Q what codes keep of them."""
+    inside = counts[first:last]
+    seen = inside.copy()
+    seen[0] += counts[:first].sum()
+    seen[-1] += counts[last:].sum()
+    alive = seen > 0
+    code = np.arange(len(inside)) * codes // len(inside)
+    merged, members = np.bincount(code, inside), np.bincount(code, alive)
+    kept = (merged / np.maximum(members, 1))[code][alive]
+    p, q = seen[alive] / seen.sum(), np.maximum(kept / max(kept.sum(), 1), _EMPTY)
+    return float(p @ np.log(p / q))
+
+
+RANGES = {"minmax": minmax, "percentile": percentile, "mse": mse, "entropy": entropy}
 
 
 def affine(low: float, high: float, levels: int) -> tuple[float, int]:
@@ -72,3 +108,22 @@ def affine(low: float, high: float, levels: int) -> tuple[float, int]:
     if 0 < zero_point < levels:  # rounding the zero point must not push either end out of range
         scale = max(-low / zero_point, high / (levels - zero_point))
     return float(scale), zero_point
+
+
+def _largest(rows: Tensor, qmax: int) -> Tensor:
+    return rows.abs().amax(1) / qmax
+
+
+def _least_error(rows: Tensor, qmax: int) -> Tensor:
+    """The scale of least sum (w - Q(w))^2 among those that shrink from the largest weight's."""
+    largest = _largest(rows, qmax)
+    best, least = largest, torch.full_like(largest, math.inf)
+    for shrink in torch.linspace(1.0, 0.1, _WEIGHT_SHRINKS).tolist():
+        scale = (largest * shrink)[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
+        error = (rows / scale).round_().clamp_(-qmax, qmax).mul_(scale).sub_(rows).square_().sum(1)
+        best, least = torch.where(error < least, largest * shrink, best), torch.minimum(error, least)
+    return best
+
+
+WEIGHT_SCALES = {"minmax": _largest, "mse": _least_error}
+"""Scales of symmetric codes -qmax..qmax: ``(rows (channels, weights), qmax) -> (channels,)``; 0 where all is 0."""
