@@ -1,6 +1,7 @@
 """What every step promises, checked over the table of steps; each check is shown to catch a step that breaks it.
 
-A step that is listed in ``STEPS`` is tested with its defaults, and with the settings below where it has an entry.
+A step that is listed in ``STEPS`` is tested with its defaults, and with the settings below where it has an entry; a
+step that needs another before it is tested behind that one.
 """
 
 from __future__ import annotations
@@ -34,14 +35,24 @@ NAMES = ["residual", "mlp", "pair"]
 
 @dataclass(frozen=True)
 class Case:
-    """``working`` settings; settings of no strength, which change no output; settings to be refused."""
+    """``working`` settings; settings of no strength, which change no output; settings to be refused; the step that has
+    to come ``before``, with its defaults, if there is one."""
 
     working: Mapping[str, Any] = field(default_factory=dict)
     other: Mapping[str, Any] = field(default_factory=dict)
     zero: Mapping[str, Any] | None = None
     bad: tuple[Mapping[str, Any], ...] = ()
+    before: str | None = None
 
 
+_BAD_TRAINING: tuple[Mapping[str, Any], ...] = (
+    {"epochs": -1},
+    {"lr": 0},
+    {"batch": 0},
+    {"batch": 2.5},
+    {"distill": 1.5},
+    {"distill": -0.1},
+)
 CASES = {
     "PruneChannels": Case(
         working={"ratio": 0.5},
@@ -86,12 +97,44 @@ CASES = {
             {"exclude": [1]},
         ),
     ),
+    "LSQ": Case(
+        working={"epochs": 1, "lr": 3e-3, "batch": 16},
+        other={"epochs": 1, "lr": 1e-3, "batch": 16},
+        zero={"epochs": 0},
+        bad=_BAD_TRAINING,
+        before="Quantize",
+    ),
+    "Ternary": Case(
+        working={"epochs": 1, "lr": 3e-3, "batch": 16, "keep_ends": False},
+        other={"epochs": 0},
+        bad=(*_BAD_TRAINING, {"keep_ends": 1}),
+    ),
+    "Binary": Case(
+        working={"epochs": 1, "lr": 3e-3, "batch": 16, "activations": True},
+        other={"epochs": 1, "batch": 16},
+        bad=(*_BAD_TRAINING, {"activations": "both"}),
+    ),
     "Cast": Case(other={"precision": "f32"}, zero={"precision": "f32"}, bad=({"precision": "f64"}, {"precision": 16})),
 }
 
 
+FORMS = ("Quantize", "QuantizeWeights", "Ternary", "Binary")
+"""Steps that give weights another form: such a weight is neither pruned nor given a second form."""
+
+
 def case_of(name: str) -> Case:
     return CASES.get(name, Case())
+
+
+def recipe_of(*steps: Step) -> Recipe:
+    """The steps as a recipe, each behind the one that it needs."""
+    whole: list[Step] = []
+    for step in steps:
+        before = case_of(type(step).__name__).before
+        if before is not None and not any(isinstance(one, STEPS[before]) for one in whole):
+            whole.append(build(before, {}))
+        whole.append(step)
+    return Recipe(tuple(whole))
 
 
 def build(name: str, settings: Mapping[str, Any]) -> Step:
@@ -155,14 +198,14 @@ def check_repeats(step: Step, name: str) -> None:
     for noise in (1, 2):
         torch.manual_seed(noise)
         np.random.seed(noise)
-        made.append(Recipe((step,)).apply(network(name), task_for(name), given(seed=7)))
+        made.append(recipe_of(step).apply(network(name), task_for(name), given(seed=7)))
     (first, facts), (second, again) = made
     assert facts == again
     assert same(outputs_of(first, name), outputs_of(second, name))
 
 
 def check_keeps_the_outputs_form(step: Step, name: str) -> None:
-    model, _ = Recipe((step,)).apply(network(name), task_for(name), given())
+    model, _ = recipe_of(step).apply(network(name), task_for(name), given())
     wanted, found = outputs_of(network(name), name), outputs_of(model, name)
     assert {key: (y.shape, y.dtype) for key, y in found.items()} == {k: (y.shape, y.dtype) for k, y in wanted.items()}
     assert all(np.isfinite(y).all() for y in found.values())
@@ -170,13 +213,15 @@ def check_keeps_the_outputs_form(step: Step, name: str) -> None:
 
 
 def check_does_something(step: Step, name: str) -> None:
-    model, _ = Recipe((step,)).apply(network(name), task_for(name), given())
-    assert state_of(model) != state_of(network(name)) or getattr(model, "precision", "f32") != "f32"
+    model, _ = recipe_of(step).apply(network(name), task_for(name), given())
+    without, _ = Recipe(recipe_of(step).steps[:-1]).apply(network(name), task_for(name), given())
+    assert state_of(model) != state_of(without) or getattr(model, "precision", "f32") != "f32"
 
 
 def check_changes_nothing(step: Step, name: str) -> None:
-    model, _ = Recipe((step,)).apply(network(name), task_for(name), given())
-    wanted, found = outputs_of(network(name), name), outputs_of(model, name)
+    model, _ = recipe_of(step).apply(network(name), task_for(name), given())
+    without, _ = Recipe(recipe_of(step).steps[:-1]).apply(network(name), task_for(name), given())
+    wanted, found = outputs_of(without, name), outputs_of(model, name)
     for key, y in wanted.items():
         np.testing.assert_allclose(found[key], y, rtol=1e-5, atol=1e-5)
 
@@ -188,7 +233,7 @@ def check_refuses(kind: type[Step], settings: Mapping[str, Any]) -> None:
 
 
 def check_rebuilds(steps: tuple[Step, ...], name: str) -> None:
-    recipe = Recipe(steps)
+    recipe = recipe_of(*steps)
     model, facts = recipe.apply(network(name), task_for(name), given())
     written = json.dumps(facts, allow_nan=False)
     assert json.loads(written) == facts, "facts are JSON"
@@ -234,7 +279,7 @@ def test_a_step_is_a_frozen_dataclass_with_defaults(step: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("step", STEPS)
 def test_the_input_is_left_alone(step: str, name: str) -> None:
-    check_leaves_its_input_alone(Recipe((working(step),)), name)
+    check_leaves_its_input_alone(recipe_of(working(step)), name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -296,8 +341,8 @@ def test_steps_compose_or_say_that_they_do_not(pair: tuple[str, str]) -> None:
     try:
         check_rebuilds(steps, "residual")
     except RecipeError:
-        assert pair[0] == "Quantize"
-        assert pair[1] in ("Quantize", "PruneChannels")
+        assert pair[0] in (*FORMS, "LSQ")
+        assert pair[1] in (*FORMS, "PruneChannels")
 
 
 # ------------------------------------------------------------------------------------------- every check, a broken step

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from laconic.core import Step
 from laconic.steps.prune.channels import PruneChannels
+from laconic.steps.quantize.binary import Binary
 from laconic.steps.quantize.cast import Cast
+from laconic.steps.quantize.lsq import LSQ
 from laconic.steps.quantize.post_training import Quantize
+from laconic.steps.quantize.ternary import Ternary
 from laconic.steps.train.fine_tune import FineTune
 
 STEPS: dict[str, type[Step]] = {
     "PruneChannels": PruneChannels,
     "FineTune": FineTune,
     "Quantize": Quantize,
+    "LSQ": LSQ,
+    "Ternary": Ternary,
+    "Binary": Binary,
     "Cast": Cast,
 }

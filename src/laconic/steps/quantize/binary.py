@@ -8,7 +8,9 @@ Activations: a layer reads g sign(x - a_c), a_c a trained threshold per input ch
 2003.03488, eq. 6), with the gradient 2 - 2|u| of Bi-Real's piecewise polynomial at u = (x - a) / g, 0 beyond |u| = 1
 (Liu et al. 2018, arXiv 1808.00278, eq. 5). a starts as the channel's mean and g, one trained number per layer, as the
 mean of |x - a| over the calibration samples: networks without batch norm need it, and the polynomial gets inputs of its
-size.
+size. A relu behind binary layers (with a batch norm or an addition between them) becomes RPReLU, x - b_c + z_c where
+x > b_c, else s_c (x - b_c) + z_c (eq. 7); it starts as the relu that it was, and one that is called on values of
+different width stays one.
 
 The first and the last layer stay in float. The runtimes have no kernel for one bit: weights are stored in 1 bit and
 computed in float.
@@ -16,7 +18,11 @@ computed in float.
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +45,7 @@ from laconic.steps.quantize.trained import (
 )
 
 _SIGN = "binary_input"
+_RELUS = "shifted_relus"
 _LEAST_GAIN = 1e-6
 
 
@@ -66,7 +73,8 @@ class Binary:
         inputs = calibration(task)
         graph = surgery.trace(model.eval(), example_of(inputs))
         layers = layers_to_change(self, model, graph, context.keep, keep_ends=True)
-        facts = {"layers": list(layers), **computed_in_float(1)}
+        relus = _relus_behind(layers, model, graph, inputs) if self.activations else {}
+        facts = {"layers": list(layers), "relus": relus, **computed_in_float(1)}
         self.restore(model, facts)
         if self.activations:
             _calibrate(model, layers, inputs)
@@ -79,6 +87,8 @@ class Binary:
             if self.activations:
                 layer.add_module(_SIGN, BinaryInput(layer))
                 layer.register_forward_pre_hook(_binarized)
+        for name, widths in facts["relus"].items():
+            _replace_relus(model.get_submodule(name), widths)
         return model
 
 
@@ -166,3 +176,94 @@ def _calibrate(model: nn.Module, layers: dict[str, surgery.Layer], inputs: dict[
     finally:
         for hook in hooks:
             hook.remove()
+
+
+# --------------------------------------------------------------------------------------------------------------- relus
+
+
+class RPReLU(nn.Module):
+    """x - b + z where x > b, else s (x - b) + z, with b, z, s (channels,); without training it is relu."""
+
+    def __init__(self, channels: int, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.before = nn.Parameter(torch.zeros(channels))
+        self.after = nn.Parameter(torch.zeros(channels))
+        self.slope = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        before, after, slope = (per_channel(p, x, self.axis) for p in (self.before, self.after, self.slope))
+        moved = x - before
+        return torch.where(moved > 0, moved, slope * moved) + after
+
+
+Widths = dict[str, list[int]]
+"""The relus that a module calls whenever it runs, by their count: the number of channels, and their axis."""
+
+
+def _relus_behind(
+    layers: Iterable[str], model: nn.Module, graph: surgery.Graph, inputs: dict[str, Tensor]
+) -> dict[str, Widths]:
+    """The relus to be replaced, by the module that calls them."""
+    weighted, chosen = surgery.weighted_layers(model), set(layers)
+    width: dict[str, list[int]] = {}  # of the values that binary layers give
+    behind: dict[str, list[int]] = {}  # of the relus that read them
+    for call in graph.calls:
+        known = [width[name] for name in call.inputs if name in width]
+        if call.module in chosen and call.family in ("conv", "linear"):
+            channels = len(weighted[call.module].weight)
+            width[call.outputs[0]] = [channels, -1 if call.family == "linear" else 1]
+        elif known and call.family in ("batch_norm", "add"):
+            width[call.outputs[0]] = known[0]
+        elif known and call.family == "relu":
+            behind[call.key] = known[0]
+    calls = [(c.key, c.module) for c in graph.calls if c.family == "relu"]
+    runs = _runs(model, {module for _, module in calls}, inputs)
+    found: dict[str, Widths] = {}
+    for module, times in Counter(module for _, module in calls).items():
+        keys = [key for key, caller in calls if caller == module]
+        each, rest = divmod(times, runs[module])
+        for i in range(0 if rest else each):
+            widths = [behind.get(key) for key in keys[i::each]]
+            if widths[0] is not None and all(w == widths[0] for w in widths):
+                found.setdefault(module, {})[str(i)] = widths[0]
+    return found
+
+
+def _runs(model: nn.Module, names: Iterable[str], inputs: dict[str, Tensor]) -> Counter[str]:
+    """How often each module runs in one run of the model."""
+    runs: Counter[str] = Counter()
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda module, args, name=name: runs.update([name]))
+        for name in names
+    ]
+    try:
+        with torch.no_grad():
+            surgery.call(model, example_of(inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return runs
+
+
+def _replace_relus(module: nn.Module, widths: Widths) -> None:
+    module.add_module(_RELUS, nn.ModuleDict({count: RPReLU(*width) for count, width in widths.items()}))
+    module.forward = MethodType(_with_shifted_relus(type(module).forward), module)
+
+
+@functools.cache
+def _with_shifted_relus(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        relus = getattr(self, _RELUS)
+
+        def handler(key: str, module: str, func: Callable[..., Any], fargs: Any, fkwargs: Any) -> Any:
+            name, _, count = key.partition("#")
+            if name == "/relu" and count in relus:
+                return relus[count](fargs[0] if fargs else fkwargs["input"])
+            return func(*fargs, **fkwargs)
+
+        with surgery.watched(self, handler):
+            return forward(self, *args, **kwargs)
+
+    return run
