@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from laconic.core import Array
 from laconic.runtime.onnx_shorten import shorten
 
+_LARGEST_INT4, _INT4_OPSET = 7, 21
+_WORTH_A_NODE = 512  # codes; a Cast takes about a hundred bytes
 _LARGEST_BIAS = 2**30  # the other half of an int32 is for the products that are added to it
 
 
@@ -23,6 +26,7 @@ def finish(model: ir.Model) -> None:
     """Bring an exported graph into the form that the runtimes turn into integer kernels; in place."""
     _fold_padding(model.graph)
     _name_global_pooling(model.graph)
+    _drop_clamps(model.graph)
     for node in list(model.graph):
         if node.op_type == "DequantizeLinear":
             _store_weight(model.graph, node)
@@ -44,6 +48,8 @@ def _constant(value: ir.Value | None) -> Array | None:
     node = value.producer()
     if node is not None and node.op_type == "Constant" and "value" in node.attributes:
         return node.attributes["value"].as_tensor().numpy()
+    if node is not None and node.op_type == "Cast" and (narrow := _constant(node.inputs[0])) is not None:
+        return narrow.astype(ir.DataType(node.attributes["to"].as_int()).numpy())
     return None
 
 
@@ -75,7 +81,21 @@ def _store_weight(graph: ir.Graph, dequantize: ir.Node) -> None:
     codes = np.clip(codes, -limits.max if limits.min < 0 else 0, limits.max).astype(zero.dtype)
     original = quantize.inputs[0]
     assert original is not None
-    dequantize.replace_input_with(0, _initializer(graph, f"{original.name}.codes", codes))
+    dequantize.replace_input_with(0, _stored_codes(graph, dequantize, f"{original.name}.codes", codes))
+
+
+def _stored_codes(graph: ir.Graph, dequantize: ir.Node, name: str, codes: Array) -> ir.Value:
+    """Codes that fit in 4 bits are stored in 4 and widened by a Cast, which runtimes fold when they open the file: half
+    the bytes, and the same integer kernels."""
+    opset = graph.opset_imports[""]
+    narrow = codes.dtype == np.int8 and np.abs(codes).max(initial=0) <= _LARGEST_INT4
+    if not narrow or codes.size < _WORTH_A_NODE or opset < _INT4_OPSET - 1:
+        return _initializer(graph, name, codes)
+    graph.opset_imports[""] = max(opset, _INT4_OPSET)  # which differs from the one before in its types alone
+    stored = _initializer(graph, name, codes.astype(ml_dtypes.int4))
+    widen = _like(ir.node("Cast", [stored], attributes={"to": ir.DataType.INT8}), dequantize)
+    dequantize.prepend(widen)
+    return widen.outputs[0]
 
 
 def _store_bias(graph: ir.Graph, node: ir.Node) -> None:
@@ -190,6 +210,27 @@ def _name_global_pooling(graph: ir.Graph) -> None:
         ir.convenience.replace_nodes_and_values(graph, node, [node], chain, node.outputs, [last])
 
 
+def _drop_clamps(graph: ir.Graph) -> None:
+    """A clamp or relu in front of codes that are clipped to fewer bits goes where the codes' ends lie within it: ONNX
+    Runtime drops it by itself only if all 256 codes do, and keeps the layer before it in float if it does not."""
+    for clip in list(graph):
+        quantize = clip.inputs[0].producer() if clip.op_type == "Clip" and clip.inputs[0] is not None else None
+        clamp = quantize.inputs[0].producer() if quantize is not None and quantize.inputs[0] is not None else None
+        if quantize is None or quantize.op_type != "QuantizeLinear" or clamp is None:
+            continue
+        if clamp.op_type not in ("Clip", "Relu") or len(clamp.outputs[0].uses()) > 1:
+            continue
+        scale, zero, least, most = (_constant(v) for v in (*quantize.inputs[1:3], *clip.inputs[1:3]))
+        ends = [_constant(v) for v in clamp.inputs[1:3]] if clamp.op_type == "Clip" else [np.zeros(()), None]
+        if scale is None or zero is None or least is None or most is None or scale.ndim:
+            continue
+        low, high = ends
+        first = least if low is None else np.rint(low / scale) + zero
+        last = most if high is None else np.rint(high / scale) + zero
+        if first <= least and last >= most:
+            quantize.replace_input_with(0, clamp.inputs[0])
+
+
 def _axes_of_mean(node: ir.Node) -> list[int] | None:
     """The axes of a ReduceMean: an input since opset 18, an attribute before."""
     if node.op_type != "ReduceMean":
@@ -223,7 +264,7 @@ def _share_equal(graph: ir.Graph) -> None:
         array = _constant(value)
         if array is None:
             continue
-        key = (f"{array.dtype}{array.shape}", hashlib.sha256(np.ascontiguousarray(array).data).digest())
+        key = (f"{array.dtype}{array.shape}", hashlib.sha256(array.tobytes()).digest())
         first = seen.setdefault(key, value)
         if first is not value:
             value.replace_all_uses_with(first)
