@@ -155,7 +155,8 @@ def attach(model: nn.Module, groups: Sequence[tuple[Shared, FakeQuantize]], inpu
     """Make ``model`` quantize these values whenever it runs; ``input_names`` in the order of its arguments."""
     assert attached(model) is None, "a model carries one set of activation quantizers"
     model.add_module(_CHILD, ActivationQuantizers(groups, input_names))
-    model.forward = MethodType(_quantized_forward(type(model).forward), model)
+    own = getattr(model.forward, "__func__", type(model).forward)  # a step before may have wrapped the class's
+    model.forward = MethodType(_quantized_forward(own), model)
 
 
 def attached(model: nn.Module) -> ActivationQuantizers | None:
