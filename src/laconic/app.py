@@ -207,13 +207,17 @@ def export(options: Namespace) -> int:
 
 
 def explain(options: Namespace) -> int:
-    """``laconic explain``: the report in the terminal, and in a browser where there is one."""
+    """``laconic explain``: the report in the terminal, and in a browser where there is one; or why slow, or wrong."""
     import sys
     import webbrowser
 
     from laconic.report import print_report
 
+    if (options.data is not None) != (options.why == "wrong"):
+        raise InputError("--why wrong and --data go together", fix="laconic explain PACKAGE --why wrong --data DATA")
     found = package.read(options.package)
+    if options.why:
+        return _why(options, found)
     if options.json:
         print(json.dumps(found.manifest))
         return 0
@@ -222,6 +226,22 @@ def explain(options: Namespace) -> int:
     console.say(f"report: {path}")
     if sys.stdout.isatty():
         webbrowser.open(path.as_uri())
+    return 0
+
+
+def _why(options: Namespace, package_: package.Package) -> int:
+    if options.why == "slow":
+        from laconic.story.why_slow import slow
+
+        found, show = slow(package_), console.print_slow
+    else:
+        from laconic.story.why_wrong import wrong
+
+        found, show = wrong(package_, partial(load_for, _data_of(options))), console.print_wrong
+    if options.json:
+        print(json.dumps(found))
+    else:
+        show(found)
     return 0
 
 

@@ -81,8 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("package", type=Path, metavar="PACKAGE")
     export.add_argument("--target", required=True, metavar="T", help=f"for example {_TARGET}")
     export.add_argument("--out", type=Path, required=True, metavar="FILE")
-    explain = _add(commands, "explain", "print a package's report, and open it in a browser")
+    explain = _add(commands, "explain", "print a package's report, or say why it is slow, or wrong")
     explain.add_argument("package", type=Path, metavar="PACKAGE")
+    explain.add_argument("--why", choices=("slow", "wrong"), help="slow: where its time goes; wrong: its accuracy")
+    _add_samples(explain, required=False)
     _add(commands, "doctor", "list what is installed, what is missing, every step, and what the processor can do")
     demo = _add(commands, "demo", "train a small network, shrink it, show what happened")
     demo.add_argument("--out", type=Path, default=Path("laconic-demo"), metavar="DIR")
@@ -95,10 +97,14 @@ def _add(commands: argparse._SubParsersAction[_Parser], name: str, text: str) ->
     return parser
 
 
-def _add_data(parser: _Parser) -> None:
-    parser.add_argument("--data", required=True, metavar="DATA", help=_DATA)
+def _add_samples(parser: _Parser, required: bool = True) -> None:
+    parser.add_argument("--data", required=required, metavar="DATA", help=_DATA)
     parser.add_argument("--preprocess", type=Path, metavar="FILE", help="pre-processing of pictures, as YAML")
     parser.add_argument("--max-corrupt", default="1%", metavar="P", help="share of pictures that may be unreadable")
+
+
+def _add_data(parser: _Parser) -> None:
+    _add_samples(parser)
     parser.add_argument("--target", default=None, metavar="T", help=f"default {_TARGET}")
     parser.add_argument("--max-drop", metavar="P", help="the floor: 1%% is one point, 1%%rel a hundredth of the score")
     parser.add_argument("--confidence", default="95%", metavar="P")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from laconic.core import JsonObject, Trial
 from laconic.report import words
+from laconic.report.svg import shorten
 from laconic.story.reporter import Reporter
 
 
@@ -146,3 +148,73 @@ def print_evaluation(found: JsonObject) -> None:
             f"{verdict}: drop {proof_of['drop']:.2%}, at {proof_of['confidence']:.0%} confidence at most "
             f"{proof_of['bound']:.2%}, {proof_of['max_drop']:.2%} being allowed{seen}"
         )
+
+
+_LAYERS, _TEN, _ENTRIES = 20, 10, 3
+_NAME, _KERNELS, _WIDTH = 28, 22, 80
+
+
+def print_slow(found: JsonObject) -> None:
+    """Where a package's time goes: the slowest layers beside the original's, what was found, a verdict."""
+    every = found["layers"]
+    shown = sorted(every, key=lambda row: -max(row["before_ms"] or 0, row["after_ms"] or 0))[:_LAYERS]
+    rows = []
+    for row in (row for row in every if row in shown):
+        times = ["-" if row[when] is None else words.latency(row[when]) for when in ("before_ms", "after_ms")]
+        ratio = f"{row['ratio']:.2f}x" if row["ratio"] else "-"
+        name = "(conversions)" if row["arithmetic"] == ["convert"] else row["name"]
+        rows.append([shorten(name, _NAME), *times, ratio, shorten(", ".join(row["operators"]), _KERNELS)])
+    more = f", the {len(rows)} slowest of {len(every)} layers" if len(every) > len(rows) else ""
+    table(f"the runtime's own profile on {found['target']}{more}", ["", "original", "laconic", "faster", "ran as"], rows)
+    for finding in found["findings"][:_TEN]:
+        _item(f"{words.latency(finding['time_ms'])}: {finding['what']}. {finding['do']}")
+    if len(found["findings"]) > _TEN:
+        _item(f"and {len(found['findings']) - _TEN} lesser findings: --json has them all")
+    _paragraph(found["verdict"])
+
+
+def print_wrong(found: JsonObject) -> None:
+    """Where a package's accuracy goes: the noisiest layers, where noise enters, classes and samples."""
+    before, after = (f"{found[when]:.2%}" for when in ("before", "after"))
+    where = " and ".join(found["parts"])
+    shut = " (the holdout stays shut)" if "holdout" not in found["parts"] else ""
+    _paragraph(f"{words.metric(found['metric'])} {before} -> {after} on {found['n']} samples of {where}{shut}")
+    worst = sorted(found["layers"], key=lambda row: row["snr_db"])[:_TEN]
+    rows = [[shorten(row["name"], _NAME), f"{row['snr_db']:.1f}", f"{row['own_db']:.1f}"] for row in worst]
+    title = f"signal to noise in dB on {found['noise_samples']} samples, the noisiest of {len(found['layers'])} layers"
+    table(title, ["", "SNR", "of its own"], rows)
+    for entry in found["entries"][:_ENTRIES]:
+        advice = f"; {entry['do']}" if entry["do"] else ""
+        _item(f"noise enters at {entry['name']}: {entry['own_db']:.1f} dB even where all it reads is clean{advice}")
+    for key, reason in (("other_shape", "of another shape"), ("unmatched", "in one of the files only")):
+        if found[key]:
+            _item(f"not compared, {reason}: {shorten(', '.join(found[key]), 3 * _WIDTH)}")
+    if not found["classes"]:
+        _paragraph("This score has no decisions: there are no classes and no flips to list.")
+        return
+    hurt = [row for row in found["classes"] if row["lost"] > 0][:_TEN]
+    shares = [[row["label"], str(row["n"]), f"{row['before']:.1%}", f"{row['after']:.1%}"] for row in hurt]
+    if shares:
+        table("the classes most hurt", ["", "samples", "original", "laconic"], shares)
+    flips = found["flips"]
+    label = {row["class"]: row["label"] for row in found["classes"]}
+    cells = [
+        [
+            shorten(flip["sample"], _NAME),
+            *(label.get(flip[key], str(flip[key])) for key in ("wanted", "before", "after")),
+        ]
+        for flip in flips[:_TEN]
+    ]
+    if cells:
+        first = f", the first {len(cells)}" if len(flips) > len(cells) else ""
+        table(f"{len(flips)} samples decided differently{first}", ["", "wanted", "original", "laconic"], cells)
+    else:
+        _paragraph("No sample was decided differently.")
+
+
+def _item(text: str) -> None:
+    say(textwrap.fill(text, _WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False))
+
+
+def _paragraph(text: str) -> None:
+    say(textwrap.fill(text, _WIDTH, break_on_hyphens=False))

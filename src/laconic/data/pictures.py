@@ -89,6 +89,10 @@ class Pictures:
         targets = None if self._targets is None else self._targets[rows]
         return Batch({INPUT: normalise(values, self._preprocess)}, targets)
 
+    def name(self, row: int) -> str:
+        """What the picture is called."""
+        return self._names[row]
+
     def decode(self, row: int) -> Array | str:
         """The picture's pixels after resize and crop, or why it cannot be used."""
         try:

@@ -99,6 +99,11 @@ class Rows:
     def read(self, indices: Sequence[int]) -> Batch:
         return self._base.read(self._rows[as_rows(indices)].tolist())
 
+    def name(self, index: int) -> str:
+        """What to call a sample: a picture's file, else its row in the data."""
+        row = int(self._rows[index])
+        return str(self._base.name(row)) if hasattr(self._base, "name") else f"row {row}"
+
 
 def as_rows(indices: Sequence[int]) -> Array:
     """Indices as an integer array; an empty list has no integer type of its own."""

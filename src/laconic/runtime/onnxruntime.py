@@ -12,21 +12,22 @@ import re
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 from torch import nn
 
-from laconic.core import Array, Arrays, Facts, Target, Traits
+from laconic.core import Array, Arrays, Facts, JsonObject, Target, Traits
 from laconic.errors import DeployError
 from laconic.machine import cpu_flags
 from laconic.runtime import onnx_file
+from laconic.runtime.nodes import Arithmetic, Node, times_by_module, undisturbed
 from laconic.runtime.session import Session
 
 SUFFIX = ".onnx"
 DEVICES = ("cpu",)
 _PROFILED_CALLS = 40
 _KERNEL = "_kernel_time"
+_INTEGER_INSIDE = frozenset({"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})  # they take float and give float
 
 
 def traits(target: Target) -> Traits:
@@ -68,20 +69,48 @@ def optimized_operators(path: Path, target: Target) -> dict[str, int]:
 
 
 def layer_times(path: Path, target: Target, inputs: Arrays) -> dict[str, float]:
-    """Milliseconds in each node, by the name of the module that it came from, from the runtime's own profile."""
+    """Milliseconds in each module, from the runtime's own profile."""
+    return times_by_module(executed(path, target, inputs))
+
+
+def executed(path: Path, target: Target, inputs: Arrays) -> list[Node]:
+    """The nodes of the optimized graph, in its order, with the time that each takes."""
     with tempfile.TemporaryDirectory() as folder:
         options = _options(target)
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.log_severity_level = 4  # it warns that the saved file is for this machine only
         session = _inference_session(path, options)
         feeds = dict(zip([i.name for i in session.get_inputs()], inputs.values(), strict=True))
         for _ in range(_PROFILED_CALLS):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    spent: dict[str, list[float]] = {}
+        graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+    calls: dict[str, list[JsonObject]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
-            spent.setdefault(_module_of(event["name"].removesuffix(_KERNEL)), []).append(event["dur"] / 1e3)
-    return {name: float(np.mean(times[len(times) // 5 :])) for name, times in spent.items()}
+            calls.setdefault(event["name"].removesuffix(_KERNEL), []).append(event)
+    makers = {value: node.name for node in graph.node for value in node.output}
+    return [
+        Node(
+            name=node.name,
+            module=_module_of(node.name),
+            operator=node.op_type,
+            arithmetic=_arithmetic(node.op_type, calls[node.name][0]["args"]),
+            reads=tuple(dict.fromkeys(makers[value] for value in node.input if value in makers)),
+            time_ms=undisturbed([event["dur"] / 1e3 for event in calls[node.name]]),
+        )
+        for node in graph.node
+        if node.name in calls
+    ]
+
+
+def _arithmetic(operator: str, described: JsonObject) -> Arithmetic:
+    """A node whose first input is integers computes in them; an event describes inputs as a list of {type: shape}."""
+    if operator in ("QuantizeLinear", "DequantizeLinear"):
+        return "convert"
+    types = [kind for value in described.get("input_type_shape", [])[:1] for kind in value]
+    return "integer" if operator in _INTEGER_INSIDE or types in (["uint8"], ["int8"]) else "float"
 
 
 def _module_of(node: str) -> str:

@@ -12,17 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from torch import nn
 
 from laconic.core import Array, Arrays, Facts, Target, Traits
 from laconic.errors import DeployError, MissingExtraError
 from laconic.machine import cpu_flags
 from laconic.runtime import onnx_file
+from laconic.runtime.nodes import Arithmetic, Node, times_by_module, undisturbed
 from laconic.runtime.session import Session
 
 SUFFIX = ".onnx"
 DEVICES = ("cpu",)
 _PROFILED_CALLS = 40
+_NOTES = ("layerType", "runtimePrecision", "outputPrecisions", "originalLayersNames")
+_INTEGERS = frozenset({"u8", "i8"})
+_NOT_RUN = frozenset({"Input", "Const", "Output"})
+_QUANTIZERS = "q"
+"""What nodes that quantize or dequantize are called in the files written here."""
 
 
 def traits(target: Target) -> Traits:
@@ -65,20 +72,52 @@ def optimized_operators(path: Path, target: Target) -> dict[str, int]:
 
 
 def layer_times(path: Path, target: Target, inputs: Arrays) -> dict[str, float]:
-    """Milliseconds in each node, by the name of the module that it came from, from the runtime's own profile."""
+    """Milliseconds in each module, from the runtime's own profile."""
+    return times_by_module(executed(path, target, inputs))
+
+
+def executed(path: Path, target: Target, inputs: Arrays) -> list[Node]:
+    """The nodes that the compiled graph runs, in its order, with the time that each takes."""
     compiled = _compiled(path, target, profile=True)
     request = compiled.create_infer_request()
     feeds = dict(zip([port.get_any_name() for port in compiled.inputs], inputs.values(), strict=True))
     spent: dict[str, list[float]] = {}
     for _ in range(_PROFILED_CALLS):
         request.infer(feeds)
-        call: dict[str, float] = {}
-        for node in request.get_profiling_info():
-            name = re.split("[:/]", node.node_name)[0]
-            call[name] = call.get(name, 0.0) + node.real_time.total_seconds() * 1e3
-        for name, time_ms in call.items():
-            spent.setdefault(name, []).append(time_ms)
-    return {name: float(np.mean(times[len(times) // 5 :])) for name, times in spent.items()}
+        for info in request.get_profiling_info():
+            spent.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e3)
+    ends = _ends(path)
+    found = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        name = node.get_friendly_name()
+        notes = {key: node.get_rt_info()[key].astype(str) for key in _NOTES if key in node.get_rt_info()}
+        operator = notes["layerType"]
+        if operator in _NOT_RUN or name not in spent:
+            continue
+        origins = [re.split("[:/]", ends.get(o, o))[0] for o in notes["originalLayersNames"].split(",") if o]
+        layers = [origin for origin in origins if origin != _QUANTIZERS]
+        computes, gives = (notes[key] in _INTEGERS for key in ("runtimePrecision", "outputPrecisions"))
+        arithmetic: Arithmetic = "integer" if computes else "float"
+        if (origins and not layers) or (operator == "Reorder" and computes != gives):
+            arithmetic, layers = "convert", [_QUANTIZERS]
+        found.append(
+            Node(
+                name=name,
+                module=(layers or [operator])[0],
+                operator=operator,
+                arithmetic=arithmetic,
+                reads=tuple(port.get_source_output().get_node().get_friendly_name() for port in node.inputs()),
+                time_ms=undisturbed(spent[name]),
+            )
+        )
+    return found
+
+
+def _ends(path: Path) -> dict[str, str]:
+    """The runtime names a node that gives an output after that; by such a name, what the file calls the node."""
+    graph = onnx.load(path, load_external_data=False).graph
+    outputs = {output.name for output in graph.output}
+    return {value: node.name for node in graph.node for value in node.output if value in outputs}
 
 
 def _compiled(path: Path, target: Target, profile: bool = False) -> Any:
