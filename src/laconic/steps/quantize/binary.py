@@ -116,8 +116,8 @@ class BinaryWeight(nn.Module):
         binary = torch.where(self.latent >= 0, high, low)
         if not torch.is_grad_enabled():
             return binary
-        clipped = self.latent.clamp(-1, 1)
-        return binary + (clipped - clipped.detach())  # adds exactly 0, and the gradient
+        within = self.latent * (self.latent.abs() <= 1)
+        return binary + (within - within.detach())  # adds exactly 0, and the gradient
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
         """The float weight is kept here, and nowhere else."""
