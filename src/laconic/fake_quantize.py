@@ -97,6 +97,58 @@ class FakeQuantize(nn.Module):
         return _StraightThrough.apply(x, self)  # type: ignore[no-any-return]
 
 
+# -------------------------------------------------------------------------------------------------------------- groups
+
+
+@torch.library.custom_op("laconic::fake_quantize_groups", mutates_args=())
+def _groups_operator(x: Tensor, scale: Tensor, qmin: int, qmax: int, group: int) -> Tensor:
+    spread = _spread_groups(scale, x, group)
+    return torch.round(x / spread).clamp(qmin, qmax) * spread
+
+
+@_groups_operator.register_fake
+def _(x: Tensor, scale: Tensor, qmin: int, qmax: int, group: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _spread_groups(scale: Tensor, x: Tensor, group: int) -> Tensor:
+    """The scale of every weight: (out, groups) -> the shape of ``x``."""
+    inputs = x[0].numel()
+    return scale.repeat_interleave(group or inputs, 1)[:, :inputs].reshape(x.shape)
+
+
+class _StraightThroughGroups(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, q: GroupQuantize) -> Tensor:
+        levels = x / _spread_groups(q.scale, x, q.group)
+        ctx.save_for_backward((levels >= q.qmin - 0.5) & (levels <= q.qmax + 0.5))
+        return torch.ops.laconic.fake_quantize_groups(x, q.scale, q.qmin, q.qmax, q.group)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.saved_tensors[0], None
+
+
+class GroupQuantize(FakeQuantize):
+    """Rounds a weight (out, in, ...) in groups of ``group`` consecutive inputs of an output; 0: each output is one.
+
+    ``scale`` is (out, ceil(in / group)) and may be negative: one side of zero has a level more, and the sign says
+    which. There is no zero point.
+    """
+
+    def __init__(self, scale: Tensor, qmin: int, qmax: int, group: int) -> None:
+        super().__init__(scale, torch.zeros(()), qmin, qmax, axis=0)
+        self.group = group
+
+    def codes(self, x: Tensor) -> Tensor:
+        return torch.round(x / _spread_groups(self.scale, x, self.group)).clamp(self.qmin, self.qmax)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return torch.ops.laconic.fake_quantize_groups(x, self.scale, self.qmin, self.qmax, self.group)  # type: ignore[no-any-return]
+        return _StraightThroughGroups.apply(x, self)  # type: ignore[no-any-return]
+
+
 def weight_quantizer(layer: nn.Module) -> FakeQuantize | None:
     """The quantizer on a layer's weight, if it carries one."""
     if not parametrize.is_parametrized(layer, "weight"):

@@ -114,6 +114,12 @@ CASES = {
         other={"epochs": 1, "batch": 16},
         bad=(*_BAD_TRAINING, {"activations": "both"}),
     ),
+    "QuantizeWeights": Case(
+        working={"bits": 3, "group": 16},
+        other={"bits": 2},
+        zero={"exclude": ["*"]},
+        bad=({"bits": 1}, {"bits": 9}, {"bits": 4.0}, {"group": 8}, {"group": -1}, {"exclude": "conv1"}),
+    ),
     "Cast": Case(other={"precision": "f32"}, zero={"precision": "f32"}, bad=({"precision": "f64"}, {"precision": 16})),
 }
 

@@ -58,7 +58,7 @@ def first_difference(
     return None
 
 
-_LAYERS = frozenset({"Conv", "Gemm", "MatMul", "Add"})  # the Add is a bias: it carries its layer's name
+_LAYERS = frozenset({"Conv", "Gemm", "MatMul", "MatMulNBits", "Add"})  # the Add is a bias: it carries its layer's name
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from laconic import surgery
 from laconic.errors import DeployError
 from laconic.fake_quantize import PER_TENSOR, weight_quantizer
+from laconic.runtime import onnx_blocks
 
 OPSET = 20
 _LARGEST_BATCH = 4096
@@ -65,7 +66,10 @@ def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: l
             opset_version=OPSET,
             input_names=inputs,
             output_names=outputs,
-            custom_translation_table={torch.ops.laconic.fake_quantize.default: _fake_quantize},
+            custom_translation_table={
+                torch.ops.laconic.fake_quantize.default: _fake_quantize,
+                torch.ops.laconic.fake_quantize_groups.default: onnx_blocks.exported,
+            },
             verbose=False,
         )
         assert exported is not None

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from laconic.core import Arrays, Facts
+from laconic.runtime import onnx_blocks
 from laconic.runtime.export import frozen_weights, onnx_of, program_of
 from laconic.runtime.onnx_finish import finish
 from laconic.runtime.onnx_place import graph_of
@@ -28,6 +29,7 @@ def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
         else:
             program, outputs = program_of(model, {name: torch.as_tensor(x[:2]) for name, x in example.items()})
             graph = onnx_of(program, list(example), outputs)
+        short = onnx_blocks.store(graph)
         finish(graph)
     precision = getattr(model, "precision", "f32")
     if precision != "f32":
@@ -35,7 +37,8 @@ def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
     proto = ir.to_proto(graph)
     del proto.graph.value_info[:]  # the shapes of constants, once more
     path.write_bytes(proto.SerializeToString())
-    return {"operators": count_operators(proto), "precision": precision}
+    facts: Facts = {"operators": count_operators(proto), "precision": precision}
+    return {**facts, "short_weights": short} if short else facts
 
 
 def read_precision(path: Path) -> str:

@@ -15,7 +15,8 @@ from onnx import version_converter
 
 from laconic import surgery
 from laconic.errors import DeployError
-from laconic.fake_quantize import PER_TENSOR, FakeQuantize, attached, weight_quantizer
+from laconic.fake_quantize import PER_TENSOR, FakeQuantize, GroupQuantize, attached, weight_quantizer
+from laconic.runtime import onnx_blocks
 
 _LEAST_OPSET, _OPSET = 13, 17  # quantization per channel came with opset 13
 
@@ -86,6 +87,9 @@ def _pair(quantizer: FakeQuantize, value: ir.Value, axis: int) -> tuple[list[ir.
 def _quantize_weight(graph: ir.Graph, node: ir.Node, quantizer: FakeQuantize, axis: int) -> None:
     weight = node.inputs[1]
     assert weight is not None
+    if isinstance(quantizer, GroupQuantize):
+        onnx_blocks.place(graph, node, quantizer, transposed=axis == 1)
+        return
     nodes, constants = _pair(quantizer, weight, axis)
     for constant in constants:
         graph.register_initializer(constant)

@@ -13,7 +13,7 @@ import re
 import onnx_ir as ir
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul", "MatMulNBits"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _DEFAULTS: dict[str, dict[str, object]] = {

@@ -8,6 +8,7 @@ from laconic.steps.quantize.binary import Binary
 from laconic.steps.quantize.cast import Cast
 from laconic.steps.quantize.lsq import LSQ
 from laconic.steps.quantize.post_training import Quantize
+from laconic.steps.quantize.weights import QuantizeWeights
 from laconic.steps.quantize.ternary import Ternary
 from laconic.steps.train.fine_tune import FineTune
 
@@ -15,6 +16,7 @@ STEPS: dict[str, type[Step]] = {
     "PruneChannels": PruneChannels,
     "FineTune": FineTune,
     "Quantize": Quantize,
+    "QuantizeWeights": QuantizeWeights,
     "LSQ": LSQ,
     "Ternary": Ternary,
     "Binary": Binary,

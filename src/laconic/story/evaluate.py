@@ -24,7 +24,7 @@ from laconic import machine, measure, surgery
 from laconic.core import Arrays, Context, Facts, JsonObject, Recipe, Target, Task, digest
 from laconic.data import with_reference
 from laconic.errors import DeployError, LaconicError, TargetError
-from laconic.fake_quantize import attached
+from laconic.fake_quantize import GroupQuantize, attached, weight_quantizer
 from laconic.models.loaded import LoadedModel
 from laconic.profile import profile
 from laconic.runtime import runtime_of
@@ -37,7 +37,10 @@ from laconic.story.inputs import require_fit, require_layers, stated
 Progress = Callable[[str, float], None]
 
 BASELINE = Recipe()
-LIBRARIES = ("laconic", "torch", "onnx", "onnxruntime", "openvino", "torch-pruning", "numpy")
+LIBRARIES = (
+    *("laconic", "torch", "onnx", "onnxruntime", "openvino", "litert-torch", "ai-edge-litert", "executorch"),
+    *("torch-pruning", "numpy"),
+)
 _SAMPLES = 8
 _PREFIXES_KEPT = 4
 _TOLERANCES = {"float": 1e-3, "bf16": 2e-1, "integer": 2e-1}
@@ -353,8 +356,9 @@ class Evaluator:
 
 
 def _arithmetic(model: nn.Module) -> str:
-    if attached(model) is not None:
-        return "integer"
+    weights = map(weight_quantizer, surgery.weighted_layers(model).values())
+    if attached(model) is not None or any(isinstance(quantizer, GroupQuantize) for quantizer in weights):
+        return "integer"  # kernels for short weights round the activations while they run
     return "float" if getattr(model, "precision", "f32") == "f32" else "bf16"
 
 

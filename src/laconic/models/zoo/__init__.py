@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laconic.models.zoo import cifar_resnet, digits_cnn, lenet, mobilenet_v1
+from laconic.models.zoo import cifar_resnet, digits_cnn, lenet, mobilenet_v1, vit
 from laconic.models.zoo.entry import Entry
 
 __all__ = ["ZOO", "Entry"]
@@ -15,4 +15,5 @@ ZOO: dict[str, Entry] = {
     "cifar-resnet-56": cifar_resnet.entry(56),
     **{f"mobilenet-v1-{w}-{r}": mobilenet_v1.entry(w, r) for w in (0.25, 0.5, 0.75, 1.0) for r in (128, 160, 192, 224)},
     **{f"digits-cnn-{width}": digits_cnn.entry(width) for width in (16, 32, 64, 128)},
+    "vit-fashion": vit.VIT_FASHION,
 }

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
-from laconic.fake_quantize import PER_TENSOR, FakeQuantize, Shared, attach, attached
+from laconic.fake_quantize import PER_TENSOR, FakeQuantize, Shared, attach, attached, weight_quantizer
 from laconic.steps.quantize.bias_correction import correct_biases
 from laconic.steps.quantize.observe import calibration_inputs, observe
 from laconic.steps.quantize.placement import place
@@ -74,7 +74,8 @@ class Quantize:
         folded = [list(pair) for pair in surgery.fold_batch_norm(model, surgery.trace(model, example))]
         graph = surgery.trace(model, example)
         left_float = (*self.exclude, *context.keep)
-        placement = place(graph, [n for n in weighted if not surgery.matches(n, left_float)], context.traits)
+        open_to = [n for n, x in weighted.items() if not surgery.matches(n, left_float) and weight_quantizer(x) is None]
+        placement = place(graph, open_to, context.traits)
         if not placement.layers:
             return model, {"folded": folded, "layers": [], "values": [], "inputs": list(inputs), "warnings": []}
 
