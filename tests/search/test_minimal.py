@@ -55,6 +55,7 @@ def test_what_was_not_tried_is_said() -> None:
         ([Quantize()], [Quantize(ranges="minmax")], "ranges mse -> minmax"),
         ([Quantize(exclude=("a", "b"))], [Quantize(exclude=("b",))], "exclude without a"),
         ([Prune(layers={"a": 0.5})], [Prune(layers={"a": 0.5, "b": 0.125})], "b 0.0 -> 0.125"),
+        ([Quantize(bits=4, layers={"a": 8, "b": 8})], [Quantize(bits=4, layers={"b": 8})], "a as the others"),
         ([Prune(layers={"a": 0.5}), Quantize()], [Prune(layers={"a": 0.5})], "without Quantize"),
         ([Prune(layers={"a": 0.5})], [Prune(layers={"a": 0.5}), Quantize()], "with Quantize"),
         ([Prune(), Tune(), Quantize()], [Prune(), Quantize()], "without FineTune"),

@@ -188,6 +188,54 @@ def test_more_effort_is_spent_where_there_is_time() -> None:
     assert {20.0, 40.0, 80.0} <= epochs
 
 
+# ------------------------------------------------------------------------------------------------------------- 4 bits
+
+LAYERS = [f"g{i}" for i in range(6)]
+
+
+def narrow(recipe: Recipe, world: World) -> set[str]:
+    return {name for step in recipe.steps if type(step).__name__ == "Quantize" for name in world.narrow(step)}
+
+
+def test_four_bits_where_they_hurt_nobody() -> None:
+    world = World(harm=dict.fromkeys(LAYERS, 9.0), minimize="size")
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["Quantize"]
+    assert narrow(best.recipe, world) == {*LAYERS, "head"}
+
+
+def test_rounding_is_computed_before_bits_are_given_back() -> None:
+    hurt = {"g0": 0.03}
+    best = search(World(harm=dict.fromkeys(LAYERS, 9.0), narrow_harm=hurt, minimize="size"))
+    assert best is not None
+    assert names(best.recipe) == ["Quantize", "GPTQ"]
+
+
+@pytest.mark.parametrize(("trainable", "learned"), [(False, "Reconstruct"), (True, "LSQ")])
+def test_rounding_is_learned_before_bits_are_given_back(trainable: bool, learned: str) -> None:
+    world = World(harm=dict.fromkeys(LAYERS, 9.0), narrow_harm={"g0": 0.1}, minimize="size", trainable=trainable)
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe)[-2:] == ["Quantize", learned]
+    assert narrow(best.recipe, world) == {*LAYERS, "head"}
+
+
+def test_layers_that_cannot_bear_four_bits_keep_eight() -> None:
+    world = World(harm=dict.fromkeys(LAYERS, 9.0), narrow_harm={"g1": 0.9, "g4": 0.9}, minimize="size")
+    best = search(world)
+    assert best is not None
+    assert not {"g1", "g4"} & narrow(best.recipe, world)
+    assert {"g5", "g3"} <= narrow(best.recipe, world)
+    assert best.measurements["file_bytes"].value < 0.23e6
+
+
+def test_where_only_the_speed_counts_nobody_asks_for_fewer_bits() -> None:
+    world = World(harm=dict.fromkeys(LAYERS, 9.0))
+    search(world)
+    assert not any(narrow(recipe, world) for recipe in tried(world))
+
+
 # -------------------------------------------------------------------------------------------------------- what may fail
 
 
@@ -329,3 +377,8 @@ def test_quantizing_is_a_neighbour_of_what_is_not_quantized() -> None:
 
 def test_quantize_alone_is_not_left_out() -> None:
     assert Recipe() not in near(Quantize())
+
+
+def test_one_layer_fewer_in_8_bits_is_a_neighbour() -> None:
+    found = near(Quantize(bits=4, layers={"a": 8, "b": 8}), minimize="size")
+    assert Recipe((Quantize(bits=4, layers={"b": 8}),)) in found

@@ -44,7 +44,8 @@ def _changed(name: str, was: Any, now: Any) -> list[str]:
     if was == now:
         return []
     if isinstance(now, dict):
-        return [change for key in now for change in _changed(key, was.get(key, 0.0), now[key])]
+        gone = [f"{key} as the others" for key in was if key not in now]
+        return gone + [change for key in now for change in _changed(key, was.get(key, 0.0), now[key])]
     if isinstance(now, list):
         return [f"{name} without {item}" for item in was if item not in now]
     return [f"{name} {was} -> {now}"]

@@ -4,11 +4,11 @@ The policy sees nothing but what ``evaluate`` and ``probe`` return, and draws no
 ledger are returned at once, so the same ledger leads to the same next recipe: the policy is a pure function of ledger
 and seed. ``evaluate`` raises :class:`BudgetSpentError` when the budget has ended, wherever the story then is.
 
-The story: integers first (a valid package within the first minute), in several forms, the *tails* of later recipes;
-then channels are removed by an allocation that lowers the cost until the floor is missed, with every tail, since a
-layer that was worth its integers may not be when it has fewer channels; a bisection between the last that passed and
-the first that failed; then single notches around the best; then the same with twice the training, for as long as the
-budget lasts.
+The story: integers first (a valid package within the first minute), in several forms, the *tails* of later recipes,
+where the size counts also with 4 bits for as many layers as the floor allows; then channels are removed by an
+allocation that lowers the cost until the floor is missed, with every tail, since a layer that was worth its integers
+may not be when it has fewer channels; a bisection between the last that passed and the first that failed; then single
+notches around the best; then the same with twice the training, for as long as the budget lasts.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from laconic.core import Recipe, Step, Trial
 from laconic.goal import Goal
 from laconic.search.allocate import Damage, allocate
 from laconic.search.choose import Judge
+from laconic.search.precision import allocate_bits
 from laconic.search.space import KEEPS, PROBED, Space
 
 RANGES = ("mse", "percentile", "minmax")
+_NARROW = 4  # bits: what files store in less than a byte
 _LEAST_COST = 0.01
 _BISECTIONS = 4
 _CLOSE = 1.06
@@ -93,6 +95,8 @@ class Policy:
     def _tails(self) -> list[Tail]:
         """The ends of recipes that keep the original above the floor, the best first, and the empty one."""
         tried = self._quantized() if self.space.integer else []
+        if self.goal.minimize == "size":
+            tried += self._narrowed([tail for trial, tail in tried if self.judge.holds(trial)])
         for precision in self.space.precisions[1:]:
             tried.append(self._tried(self._step("Cast", precision=precision)))
         holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
@@ -145,6 +149,44 @@ class Policy:
             if self.judge.holds(trial):
                 return
             count *= 2
+
+    def _narrowed(self, holding: Sequence[Tail]) -> list[tuple[Trial, Tail]]:
+        """Weights of 4 bits instead of 8: in all layers; where that fails, in those where it hurts least, as many as
+        the floor allows, by bisection."""
+        if not holding:
+            return []
+        step: Any = _with(holding[0][0], bits=_NARROW, weight_ranges="mse")
+        tried = self._rounded(step)
+        if self.judge.holds(tried[-1][0]):
+            return tried
+        layers = {layer.name: layer.params for layer in self.space.layers if layer.name not in step.exclude}
+        cost = {name: {bits: float(bits * params) for bits in (_NARROW, 8)} for name, params in layers.items()}
+        damage = {name: {_NARROW: self._harm_of_narrow(name), 8: 0.0} for name in layers}
+        low, high = _NARROW / 8, 1.0
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            bits = allocate_bits(damage, cost, middle * 8 * sum(layers.values())) or {}
+            more = self._rounded(_with(step, layers={name: b for name, b in bits.items() if b == 8}))
+            tried += more
+            low, high = (low, middle) if self.judge.holds(more[-1][0]) else (middle, high)
+        return tried
+
+    def _rounded(self, step: Step) -> list[tuple[Trial, Tail]]:
+        """Quantization, rounding to the nearest; and while that fails, rounding that is computed, then what is learned
+        from the data, by training where that is allowed."""
+        learned = self._step("LSQ", epochs=self._epochs(1.0)) if self.space.trainable else self._step("Reconstruct")
+        tried: list[tuple[Trial, Tail]] = []
+        for behind in ((), (self._step("GPTQ"),), (learned,)):
+            tried.append(self._tried(step, *behind))
+            if self.judge.holds(tried[-1][0]):
+                break
+        return tried
+
+    def _harm_of_narrow(self, name: str) -> float:
+        """The damage of one layer's weights in 4 bits, everything else in float."""
+        others = tuple(layer.name for layer in self.space.layers if layer.name != name)
+        found = self.tools.probe(Recipe((self._step("QuantizeWeights", bits=_NARROW, group=0, exclude=others),)))
+        return 1.0 if found is None else found
 
     # ------------------------------------------------------------------------------------------------------- channels
 
@@ -218,7 +260,7 @@ class Policy:
 
 def neighbours(recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Recipe]:
     """The recipes a single notch from this one that may be better, the most promising first: one group with fewer
-    channels, one layer fewer in float, other ranges, no integers, integers."""
+    channels, one layer fewer in float or in 8 bits, other ranges, no integers, integers."""
     for i, step in enumerate(recipe.steps):
         rest = recipe.steps[:i], recipe.steps[i + 1 :]
         for changed in _moves(step, space, goal, steps):
@@ -240,6 +282,8 @@ def _moves(step: Step, space: Space, goal: Goal, steps: Mapping[str, Callable[..
     elif type(step).__name__ == "Quantize":
         for name in settings.exclude:
             yield _with(step, exclude=tuple(n for n in settings.exclude if n != name))
+        for name in settings.layers:  # which have more bits than the others
+            yield _with(step, layers={n: bits for n, bits in settings.layers.items() if n != name})
         for ranges in RANGES:
             if ranges != settings.ranges:
                 yield _with(step, ranges=ranges)
