@@ -165,11 +165,12 @@ def print_slow(found: JsonObject) -> None:
         name = "(conversions)" if row["arithmetic"] == ["convert"] else row["name"]
         rows.append([shorten(name, _NAME), *times, ratio, shorten(", ".join(row["operators"]), _KERNELS)])
     more = f", the {len(rows)} slowest of {len(every)} layers" if len(every) > len(rows) else ""
-    table(f"the runtime's own profile on {found['target']}{more}", ["", "original", "laconic", "faster", "ran as"], rows)
+    _paragraph(f"The runtime's own profile on {found['target']}{more}")
+    table("", ["", "original", "laconic", "faster", "ran as"], rows)
     for finding in found["findings"][:_TEN]:
         _item(f"{words.latency(finding['time_ms'])}: {finding['what']}. {finding['do']}")
     if len(found["findings"]) > _TEN:
-        _item(f"and {len(found['findings']) - _TEN} lesser findings: --json has them all")
+        _item(f"and {len(found['findings']) - _TEN} more of less weight: --json has them all")
     _paragraph(found["verdict"])
 
 
@@ -181,8 +182,10 @@ def print_wrong(found: JsonObject) -> None:
     _paragraph(f"{words.metric(found['metric'])} {before} -> {after} on {found['n']} samples of {where}{shut}")
     worst = sorted(found["layers"], key=lambda row: row["snr_db"])[:_TEN]
     rows = [[shorten(row["name"], _NAME), f"{row['snr_db']:.1f}", f"{row['own_db']:.1f}"] for row in worst]
-    title = f"signal to noise in dB on {found['noise_samples']} samples, the noisiest of {len(found['layers'])} layers"
-    table(title, ["", "SNR", "of its own"], rows)
+    _paragraph(
+        f"Signal to noise in dB on {found['noise_samples']} of them, the noisiest of {len(found['layers'])} layers"
+    )
+    table("", ["", "SNR", "of its own"], rows)
     for entry in found["entries"][:_ENTRIES]:
         advice = f"; {entry['do']}" if entry["do"] else ""
         _item(f"noise enters at {entry['name']}: {entry['own_db']:.1f} dB even where all it reads is clean{advice}")
@@ -193,21 +196,23 @@ def print_wrong(found: JsonObject) -> None:
         _paragraph("This score has no decisions: there are no classes and no flips to list.")
         return
     hurt = [row for row in found["classes"] if row["lost"] > 0][:_TEN]
-    shares = [[row["label"], str(row["n"]), f"{row['before']:.1%}", f"{row['after']:.1%}"] for row in hurt]
+    label = found["labels"]
+    shares = [[label[str(row["class"])], str(row["n"]), f"{row['before']:.1%}", f"{row['after']:.1%}"] for row in hurt]
     if shares:
-        table("the classes most hurt", ["", "samples", "original", "laconic"], shares)
+        _paragraph("The classes most hurt")
+        table("", ["", "samples", "original", "laconic"], shares)
     flips = found["flips"]
-    label = {row["class"]: row["label"] for row in found["classes"]}
     cells = [
         [
             shorten(flip["sample"], _NAME),
-            *(label.get(flip[key], str(flip[key])) for key in ("wanted", "before", "after")),
+            *(shorten(label[str(flip[key])], _KERNELS) for key in ("wanted", "before", "after")),
         ]
         for flip in flips[:_TEN]
     ]
     if cells:
         first = f", the first {len(cells)}" if len(flips) > len(cells) else ""
-        table(f"{len(flips)} samples decided differently{first}", ["", "wanted", "original", "laconic"], cells)
+        _paragraph(f"{len(flips)} samples decided differently{first}")
+        table("", ["", "wanted", "original", "laconic"], cells)
     else:
         _paragraph("No sample was decided differently.")
 

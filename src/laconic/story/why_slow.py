@@ -40,11 +40,14 @@ def slow(package: Package) -> JsonObject:
     rows = _rows(before, after)
     total = sum(node.time_ms for node in after)
     shares = {kind: _time(n for n in after if n.arithmetic == kind) / total for kind in ("integer", "float", "convert")}
-    findings = [*_islands(after, wanted), *_pairs(after), *_other_arithmetic(after, wanted)]
-    findings += _slower(rows, total, wanted)
-    other = "openvino" if target.runtime == "onnxruntime" else "onnxruntime"
+    islands = _islands(after, wanted)
+    other = _other_arithmetic(after, wanted)
+    told = {name for finding in other for name in finding["layers"]}
+    slower = _slower([row for row in rows if row["name"] not in told], total, wanted)
+    findings = [*_without_kernel(islands, other), *other, *_pairs(after), *slower]
+    instead = "openvino" if target.runtime == "onnxruntime" else "onnxruntime"
     for finding in findings:
-        finding["do"] = finding["do"].replace("OTHER", f"--target {other}")
+        finding["do"] = finding["do"].replace("OTHER", f"--target {instead}")
     return {
         "why": "slow",
         "package": str(package.folder),
@@ -64,7 +67,7 @@ def _time(nodes: Iterable[Node]) -> float:
 
 
 def _verdict(before: float, after: float, shares: dict[str, float], rows: list[JsonObject]) -> str:
-    most = max(rows, key=lambda row: row["after_ms"] or 0.0)
+    most = max(rows, key=lambda row: (row["arithmetic"] != ["convert"], row["after_ms"] or 0.0))
     integer, floating, converting = (f"{share:.0%}" for share in shares.values())
     return (
         f"{before:.3g} ms became {after:.3g} ms: {integer} of it in integer kernels, {floating} in float, {converting} "
@@ -201,7 +204,13 @@ def _other_arithmetic(nodes: list[Node], wanted: dict[str, bool]) -> list[JsonOb
         kinds = {node.arithmetic for node in mine}
         operators = ", ".join(dict.fromkeys(node.operator for node in mine))
         if integer and kinds == {"float"}:
-            what = f"{name} is quantized, but ran in float ({operators}): no integer kernel was found for it"
+            apart = any(node.module == name and node.operator == "Add" for node in nodes)
+            why = (
+                "its bias is added in float, being too large for its integers"
+                if apart
+                else "it found no integer kernel"
+            )
+            what = f"{name} is quantized, but ran in float ({operators}): {why}"
             do = f"--keep {name} leaves it in float and saves its rounding; or try OTHER"
         elif not integer and kinds == {"integer"}:
             what = f"{name} is float in the file, but the runtime rounded its weights and ran {operators}"
@@ -211,6 +220,19 @@ def _other_arithmetic(nodes: list[Node], wanted: dict[str, bool]) -> list[JsonOb
         kind = "float" if integer else "rounded"
         found.append({"kind": kind, "layers": [name], "time_ms": _time(mine), "what": what, "do": do})
     return found
+
+
+def _without_kernel(islands: list[JsonObject], other: list[JsonObject]) -> list[JsonObject]:
+    """The islands but for those that are one layer without an integer kernel: it is named, with all their time."""
+    fallen = {finding["layers"][0]: finding for finding in other if finding["kind"] == "float"}
+    left = []
+    for island in islands:
+        finding = fallen.get(island["layers"][0]) if len(island["layers"]) == 1 else None
+        if finding is None:
+            left.append(island)
+        else:
+            finding["time_ms"] = island["time_ms"]
+    return left
 
 
 def _slower(rows: list[JsonObject], total: float, wanted: dict[str, bool]) -> list[JsonObject]:

@@ -50,6 +50,8 @@ def wrong(package: Package, load: Callable[[Package], Task]) -> JsonObject:
     samples = [row for part in parts for row in _judged(getattr(task, part), original, mine, task.metric)]
     for name, row in zip(names, samples, strict=True):
         row["sample"] = name
+    classes = _classes(samples)
+    flips = [_flip(row) for row in samples if row["decided"] and row["decided"][0] != row["decided"][1]]
     return {
         "why": "wrong",
         "package": str(package.folder),
@@ -59,8 +61,9 @@ def wrong(package: Package, load: Callable[[Package], Task]) -> JsonObject:
         "metric": task.metric.name,
         **{when: task.metric.aggregate(np.array([row[when] for row in samples])) for when in ("before", "after")},
         **_noise(package, getattr(task, parts[0])),
-        "classes": _classes(samples, package.labels or task.labels),
-        "flips": [_flip(row) for row in samples if row["decided"] and row["decided"][0] != row["decided"][1]],
+        "classes": classes,
+        "flips": flips,
+        "labels": _labels(classes, flips, package.labels or task.labels),
     }
 
 
@@ -94,7 +97,15 @@ def _flip(row: JsonObject) -> JsonObject:
     return {"sample": row["sample"], "wanted": row["wanted"], "before": before, "after": after}
 
 
-def _classes(samples: list[JsonObject], labels: tuple[str, ...]) -> list[JsonObject]:
+def _labels(classes: list[JsonObject], flips: list[JsonObject], names: tuple[str, ...]) -> dict[str, str]:
+    """What the classes that are mentioned are called."""
+    mentioned = {row["class"] for row in classes}.union(
+        *((row["wanted"], row["before"], row["after"]) for row in flips)
+    )
+    return {str(number): names[number] if 0 <= number < len(names) else str(number) for number in sorted(mentioned)}
+
+
+def _classes(samples: list[JsonObject]) -> list[JsonObject]:
     """Accuracy before and after of each class, the one that lost most samples first."""
     found = []
     for number in sorted({row["wanted"] for row in samples if row["decided"]}):
@@ -103,7 +114,6 @@ def _classes(samples: list[JsonObject], labels: tuple[str, ...]) -> list[JsonObj
         found.append(
             {
                 "class": number,
-                "label": labels[number] if number < len(labels) else str(number),
                 "n": len(rows),
                 "lost": right[0] - right[1],
                 "before": right[0] / len(rows),
