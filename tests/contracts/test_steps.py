@@ -86,6 +86,11 @@ CASES = {
             {"temperature": 0},
         ),
     ),
+    "Equalize": Case(
+        other={"absorb": False},
+        bad=({"absorb": "yes"}, {"clamped": -0.1}, {"clamped": 1.5}, {"clamped": True}),
+    ),
+    "Smooth": Case(other={"alpha": 0.25}, bad=({"alpha": -0.1}, {"alpha": 1.1}, {"alpha": "half"}, {"alpha": True})),
     "Quantize": Case(
         other={"ranges": "minmax", "bias_correction": False},
         zero={"exclude": ["*"]},
@@ -95,6 +100,13 @@ CASES = {
             {"bias_correction": "yes"},
             {"exclude": "conv1"},
             {"exclude": [1]},
+            {"bits": 1},
+            {"bits": 9},
+            {"activation_bits": 3},
+            {"layers": {"stem.0": 1}},
+            {"layers": {"stem.0": 4.0}},
+            {"per_channel": 1},
+            {"weight_ranges": "entropy"},
         ),
     ),
     "LSQ": Case(
@@ -348,7 +360,7 @@ def test_steps_compose_or_say_that_they_do_not(pair: tuple[str, str]) -> None:
         check_rebuilds(steps, "residual")
     except RecipeError:
         assert pair[0] in (*FORMS, "LSQ")
-        assert pair[1] in (*FORMS, "PruneChannels")
+        assert pair[1] in (*FORMS, "PruneChannels", "Equalize", "Smooth")
 
 
 # ------------------------------------------------------------------------------------------- every check, a broken step

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from laconic import surgery
 from laconic.core import Context, Recipe, Target, Traits
-from laconic.errors import RecipeError, TrialError
+from laconic.errors import DataError, RecipeError, TrialError
 from laconic.fake_quantize import attached, weight_quantizer
 from laconic.models import load
 from laconic.runtime import onnxruntime, openvino
@@ -308,8 +308,8 @@ def test_bias_correction_brings_the_channel_means_back(name: str, fused: dict[st
         assert set(found) == set(wanted) == set(fused.values())
         distance[corrected] = {layer: float((found[layer] - y).abs().max()) for layer, y in wanted.items()}
     for layer, off in distance[True].items():
-        assert off < 2e-4, layer
-        assert off < 0.05 * distance[False][layer], layer
+        assert off < 4e-4, f"{layer}: biases are whole multiples of the products' scale"
+        assert off < 0.1 * distance[False][layer], layer
 
 
 def _few_bits() -> Traits:
@@ -343,6 +343,111 @@ def test_seven_bits_where_products_saturate(tmp_path: Path) -> None:
     assert np.abs(wanted).max() == 63
     with torch.no_grad():
         assert float(layer.parametrizations["weight"].original.abs().max()) > float(layer.weight.abs().max())
+
+
+# ---------------------------------------------------------------------------------------------------------- fewer bits
+
+LOW = [
+    Quantize(bits=4, activation_bits=4),
+    Quantize("entropy", False, bits=2, activation_bits=6, weight_ranges="mse"),
+    Quantize(bits=5, activation_bits=5, per_channel=False),
+]
+
+
+@pytest.mark.parametrize("settings", LOW, ids=["4/4", "2/6", "per tensor"])
+@pytest.mark.parametrize("name", ["depthwise", "plain"])
+def test_fewer_bits_run_in_integers_and_the_file_is_the_model(name: str, settings: Quantize, tmp_path: Path) -> None:
+    """Codes beyond the last level, which uint8 could hold, are clipped in the file too."""
+    model, facts = quantize(network(name), name, settings)
+    file = agrees(model, name, tmp_path, tolerance=1e-5)
+    integer_in_onnxruntime(file.path, 4)
+    highest = 2 ** (settings.bits - 1) - 1
+    assert {qmax for _, qmax in facts["layers"]} == {highest}
+    for node in file.layers():
+        quantizer = weight_quantizer(surgery.weighted_layers(model)[node.name])
+        assert quantizer is not None
+        if file.source(node.input[1]) is None:  # stored in 4 bits, which runtime/onnx_finish.py answers for
+            continue
+        codes, scale = file.stored(node.input[1])
+        assert np.abs(codes.astype(int)).max() == highest
+        assert scale.ndim == int(settings.per_channel)
+        assert np.array_equal(scale, quantizer.scale.numpy())
+    clips = [node for node in file.graph.node if node.op_type == "Clip"]
+    assert {int(file.values[node.input[2]]) for node in clips} == {2**settings.activation_bits - 1}
+    assert all(file.values[node.input[2]].dtype == np.uint8 for node in clips), "no relu6 in float is left"
+
+
+def test_fewer_bits_in_an_onnx_file_of_somebody_else(tmp_path: Path) -> None:
+    onnxruntime.deploy(network("depthwise"), inputs_of("depthwise", 3), tmp_path / "float.onnx", TARGET)
+    model = load(str(tmp_path / "float.onnx")).module
+    changed, _ = quantize(model, "depthwise", Quantize(bits=4, activation_bits=4))
+    agrees(changed, "depthwise", tmp_path, tolerance=1e-5)
+    integer_in_onnxruntime(tmp_path / "model.onnx", 4)
+
+
+def test_bits_by_layer() -> None:
+    seven = Traits(integer_operators=INTEGER.integer_operators, float_output=True, weight_bits=7)
+    settings = Quantize(bits=4, layers={"fc1": 2, "conv1": 8})
+    _, facts = quantize(network("plain"), settings=settings, given=context(traits=seven))
+    assert dict(facts["layers"]) == {"conv1": 63, "conv2": 7, "fc1": 1, "fc2": 7}, "never more than the target's"
+
+
+def test_bits_of_a_layer_that_is_not_there() -> None:
+    with pytest.raises(RecipeError, match="a layer that the model lacks: got conv3, wanted conv1, conv2"):
+        quantize(network("plain"), settings=Quantize(layers={"conv3": 4}))
+
+
+def test_inputs_keep_eight_bits() -> None:
+    model, _ = quantize(network("plain"), settings=Quantize(activation_bits=4))
+    quantizers = attached(model)
+    assert quantizers is not None
+    levels = {name: q.qmax for name, q in quantizers.by_value().items()}
+    assert levels.pop("input/x") == 255
+    assert set(levels.values()) == {15}
+
+
+# ---------------------------------------------------------------------------------------------------- calibration data
+
+
+def with_samples(n: int, change: Callable[[np.ndarray], None] = lambda x: None) -> Any:
+    task = task_for("plain", max(n, 4))
+    rows = {"x": inputs_of("plain", max(n, 1))["x"][:n].copy()}
+    change(rows["x"])
+    object.__setattr__(task, "train", Rows(rows, None))
+    return task
+
+
+def test_no_calibration_data() -> None:
+    with pytest.raises(DataError, match="no calibration samples"):
+        Recipe((Quantize(),)).apply(network("plain"), with_samples(0), context())
+
+
+def test_a_sample_that_is_not_finite_is_named() -> None:
+    def spoil(x: np.ndarray) -> None:
+        x[5, 1, 2, 3] = np.nan
+
+    with pytest.raises(DataError, match="calibration sample 5 holds a value of x that is not finite"):
+        Recipe((Quantize(),)).apply(network("plain"), with_samples(40, spoil), context())
+
+
+def test_one_sample_is_warned_of() -> None:
+    model, (facts,) = Recipe((Quantize(),)).apply(network("plain"), with_samples(1), context())
+    (warning,) = facts["warnings"]
+    assert "one sample" in warning
+    assert all(name in warning for name in ("input/x", "/relu#0", "/relu#1", "/relu#2"))
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_one_sample_that_stretches_ranges_is_warned_of() -> None:
+    def stretch(x: np.ndarray) -> None:
+        x[7] *= 1e6
+
+    model, (facts,) = Recipe((Quantize("percentile"),)).apply(network("plain"), with_samples(40, stretch), context())
+    (warning,) = facts["warnings"]
+    assert "one calibration sample alone" in warning
+    assert "input/x" in warning
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    assert quantize(network("plain"))[1]["warnings"] == []
 
 
 # ------------------------------------------------------------------------------------------------- what is left alone
@@ -578,7 +683,9 @@ def test_training_after_quantizing_changes_weights_and_still_deploys(tmp_path: P
         assert np.array_equal(file.stored(node.input[1])[0], wanted)
 
 
-@pytest.mark.parametrize("settings", [Quantize(), Quantize("minmax", False), Quantize(exclude=("head", "conv1"))])
+@pytest.mark.parametrize(
+    "settings", [Quantize(), Quantize("minmax", False), Quantize(exclude=("head", "conv1")), LOW[2]]
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_facts_and_weights_rebuild_the_model(name: str, settings: Quantize) -> None:
     model, facts = quantize(network(name), name, settings)

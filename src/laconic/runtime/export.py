@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -77,10 +78,14 @@ def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: l
 
 
 def _fake_quantize(x: Any, scale: Any, zero_point: Any, qmin: int, qmax: int, axis: int) -> Any:
-    zero: Any = op.Cast(zero_point, to=onnx.TensorProto.UINT8 if qmin >= 0 else onnx.TensorProto.INT8)
-    if axis == PER_TENSOR:
-        return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero), scale, zero)
-    return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero, axis=axis), scale, zero, axis=axis)
+    kind = onnx.TensorProto.UINT8 if qmin >= 0 else onnx.TensorProto.INT8
+    zero: Any = op.Cast(zero_point, to=kind)
+    along: Any = {} if axis == PER_TENSOR else {"axis": axis}
+    codes: Any = op.QuantizeLinear(x, scale, zero, **along)
+    if kind == onnx.TensorProto.UINT8 and qmax < np.iinfo(np.uint8).max:  # of fewer bits than QuantizeLinear clips to
+        ends: Any = [op.Constant(value=onnx.helper.make_tensor("", kind, [], [end])) for end in (qmin, qmax)]
+        codes = op.Clip(codes, *ends)
+    return op.DequantizeLinear(codes, scale, zero, **along)
 
 
 @contextlib.contextmanager

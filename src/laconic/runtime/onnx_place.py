@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from laconic import surgery
+from laconic.core import Array
 from laconic.errors import DeployError
 from laconic.fake_quantize import PER_TENSOR, FakeQuantize, GroupQuantize, attached, weight_quantizer
 from laconic.runtime import onnx_blocks
@@ -68,20 +69,24 @@ def _product(value: ir.Value) -> ir.Node | None:
 
 
 def _pair(quantizer: FakeQuantize, value: ir.Value, axis: int) -> tuple[list[ir.Node], list[ir.Value]]:
-    """QuantizeLinear -> DequantizeLinear on ``value``, and the constants that they need."""
+    """QuantizeLinear -> DequantizeLinear on ``value``, with a Clip of the codes between them where these have fewer
+    bits than QuantizeLinear clips to; and the constants that they need."""
     kind = np.uint8 if quantizer.qmin >= 0 else np.int8
-    constants = []
-    for name, array in (("scale", quantizer.scale.numpy()), ("zero", quantizer.zero_point.numpy().astype(kind))):
+
+    def constant(name: str, array: Array) -> ir.Value:
         tensor = ir.tensor(np.array(array), name=f"{value.name}.{name}")
-        constants.append(
-            ir.Value(
-                name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
+        return ir.Value(
+            name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
+
+    steps = [constant("scale", quantizer.scale.numpy()), constant("zero", quantizer.zero_point.numpy().astype(kind))]
     attributes = {} if quantizer.axis == PER_TENSOR else {"axis": axis}
-    quantize = ir.node("QuantizeLinear", [value, *constants], attributes=attributes)
-    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *constants], attributes=attributes)
-    return [quantize, dequantize], constants
+    nodes, ends = [ir.node("QuantizeLinear", [value, *steps], attributes=attributes)], []
+    if kind is np.uint8 and quantizer.qmax < np.iinfo(kind).max:
+        ends = [constant(name, np.array(getattr(quantizer, name), kind)) for name in ("qmin", "qmax")]
+        nodes.append(ir.node("Clip", [nodes[-1].outputs[0], *ends]))
+    nodes.append(ir.node("DequantizeLinear", [nodes[-1].outputs[0], *steps], attributes=attributes))
+    return nodes, steps + ends
 
 
 def _quantize_weight(graph: ir.Graph, node: ir.Node, quantizer: FakeQuantize, axis: int) -> None:

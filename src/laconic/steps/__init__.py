@@ -6,8 +6,10 @@ from laconic.core import Step
 from laconic.steps.prune.channels import PruneChannels
 from laconic.steps.quantize.binary import Binary
 from laconic.steps.quantize.cast import Cast
+from laconic.steps.quantize.equalize import Equalize
 from laconic.steps.quantize.lsq import LSQ
 from laconic.steps.quantize.post_training import Quantize
+from laconic.steps.quantize.smooth import Smooth
 from laconic.steps.quantize.weights import QuantizeWeights
 from laconic.steps.quantize.ternary import Ternary
 from laconic.steps.train.fine_tune import FineTune
@@ -15,6 +17,8 @@ from laconic.steps.train.fine_tune import FineTune
 STEPS: dict[str, type[Step]] = {
     "PruneChannels": PruneChannels,
     "FineTune": FineTune,
+    "Equalize": Equalize,
+    "Smooth": Smooth,
     "Quantize": Quantize,
     "QuantizeWeights": QuantizeWeights,
     "LSQ": LSQ,

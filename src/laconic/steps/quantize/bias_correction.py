@@ -2,6 +2,9 @@
 empirical: while the quantized network runs once over the calibration samples, each layer's bias is moved, before the
 next layer runs, until the channel means *behind the fused activation* equal the float network's. That differs from the
 paper, which matches the means in front of it from batch-norm statistics.
+
+Integer kernels add biases as whole multiples of s_a s_w. They are rounded to these here, where the layers behind can
+still make up for it: with few bits the multiples are coarse.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from laconic import surgery
+from laconic.fake_quantize import weight_quantizer
 from laconic.steps.quantize.observe import channel_axis, thinned
 from laconic.steps.quantize.placement import Placement
 
@@ -22,9 +26,17 @@ _NEWTON_STEPS = 4
 
 @torch.no_grad()
 def correct_biases(
-    model: nn.Module, inputs: Mapping[str, Tensor], graph: surgery.Graph, placement: Placement, means: dict[str, Tensor]
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    graph: surgery.Graph,
+    placement: Placement,
+    means: Mapping[str, Tensor],
+    input_scales: Mapping[str, float],
 ) -> None:
-    """One run of the quantized model over all samples; each layer's bias is moved before the next layer sees it."""
+    """One run of the quantized model over all samples; each layer's bias is moved before the next layer sees it.
+
+    ``means``: the float network's, by the layer's call; ``input_scales``: s_a of what each layer reads.
+    """
     producer = graph.producer()
     layers = surgery.weighted_layers(model)
     for name in placement.layers:
@@ -40,12 +52,21 @@ def correct_biases(
         shift = _shift_to_mean(result, means[key], bounds, channel_axis(key, result))
         bias = layers[module].bias
         assert bias is not None
+        shift = whole_bias(layers[module], bias + shift, input_scales[module]) - bias
         bias += shift
         layers[module].bias_correction = shift  # what learns the rounding wants the float layer back
         return result + _along(shift, result, channel_axis(key, result))
 
     with surgery.watched(model, handler):
         surgery.call(model, inputs)
+
+
+def whole_bias(layer: surgery.Layer, bias: Tensor, input_scale: float) -> Tensor:
+    """``bias`` rounded to multiples of s_a s_w; ``layer`` carries a weight quantizer."""
+    quantizer = weight_quantizer(layer)
+    assert quantizer is not None
+    scale = input_scale * quantizer.scale
+    return torch.round(bias / scale) * scale
 
 
 def _along(vector: Tensor, x: Tensor, axis: int) -> Tensor:

@@ -22,7 +22,7 @@ from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
 from laconic.fake_quantize import PER_TENSOR, FakeQuantize, Shared, attach, attached, weight_quantizer
-from laconic.steps.quantize.bias_correction import correct_biases
+from laconic.steps.quantize.bias_correction import correct_biases, whole_bias
 from laconic.steps.quantize.observe import calibration_inputs, observe
 from laconic.steps.quantize.placement import place
 from laconic.steps.quantize.ranges import RANGES, WEIGHT_SCALES, Histogram, affine
@@ -85,14 +85,17 @@ class Quantize:
             (shared, _fitted(histogram, self.ranges, bounds, self._levels(shared)))
             for histogram, (shared, bounds) in zip(histograms, placement.groups, strict=True)
         ]
-        scales = {name: float(q.scale) for shared, q in groups for name in (*shared.active, *shared.passive)}
+        scales = {value: float(q.scale) for shared, q in groups for value in (*shared.active, *shared.passive)}
+        input_scales = {name: scales[value] for name, value in placement.layers.items()}
         qmax = {n: _qmax(min(self.layers.get(n, self.bits), context.traits.weight_bits)) for n in placement.layers}
-        for name, value in placement.layers.items():
-            _quantize_weight(weighted[name], qmax[name], scales[value], self.per_channel, self.weight_ranges)
+        for name, scale in input_scales.items():
+            _quantize_weight(weighted[name], qmax[name], scale, self.per_channel, self.weight_ranges)
         attach(model, groups, list(inputs))
         if self.bias_correction:
             context.progress("correcting biases", 0.5)
-            correct_biases(model, inputs, graph, placement, means)
+            correct_biases(model, inputs, graph, placement, means, input_scales)
+        for name, scale in input_scales.items():
+            _round_bias(weighted[name], scale)
         return model, {
             "folded": folded,
             "layers": [[name, levels] for name, levels in qmax.items()],
@@ -119,6 +122,13 @@ class Quantize:
         """The highest code of a group of values."""
         is_input = any(name.startswith("input/") for name in shared.active)
         return (1 << (8 if is_input else self.activation_bits)) - 1
+
+
+@torch.no_grad()
+def _round_bias(layer: surgery.Layer, input_scale: float) -> None:
+    """To what the file holds: a layer that was corrected has it already."""
+    if layer.bias is not None:
+        layer.bias.copy_(whole_bias(layer, layer.bias, input_scale))
 
 
 def _qmax(bits: int) -> int:
