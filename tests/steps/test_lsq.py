@@ -17,6 +17,7 @@ from laconic.runtime import onnxruntime
 from laconic.runtime.difference import relative_error
 from laconic.steps.quantize.lsq import LSQ, _LearnedScale, learning
 from laconic.steps.quantize.post_training import Quantize
+from laconic.steps.quantize.weights import QuantizeWeights
 from laconic.steps.train.fine_tune import FineTune
 from laconic.steps.train.fit import Schedule, fit
 from tests.networks import context, inputs_of, network, task_for, tensors
@@ -97,6 +98,26 @@ def test_trained_scales_beat_fixed_ones() -> None:
     assert learned < tuned < nearest
 
 
+def test_scales_of_groups() -> None:
+    """Weights alone, groups that do not divide the inputs, negative scales: learned, frozen, and better than fixed."""
+    task, low = task_for("plain", 128), QuantizeWeights(bits=2, group=32)
+    teacher, _ = Recipe((FineTune(epochs=8, lr=5e-3, batch=32, distill=0.0),)).apply(network("plain"), task, context())
+    model, _ = Recipe((low,)).apply(teacher, task, context())
+    quantizer = weight_quantizer(model.fc1)  # 48 inputs
+    assert quantizer is not None
+    assert quantizer.scale.shape == (16, 2)
+    with learning(model):
+        fit(model, task.train, task.loss, None, Schedule(4, 5e-3, 32, 0.0, 0.0, 4.0), 0, lambda *told: None)
+        learned = outputs(model, "plain")
+    assert torch.equal(outputs(model, "plain"), learned)
+    nearest, _ = Recipe((low,)).apply(teacher, task, context())
+    before = weight_quantizer(nearest.fc1)
+    assert before is not None
+    same = torch.isclose(before.scale, quantizer.scale, rtol=1e-4)
+    assert float(same.float().mean()) < 0.5, "but for outputs that no gradient reaches"
+    assert loss_of(model, task) < loss_of(nearest, task)
+
+
 def test_the_file_holds_the_trained_scales(tmp_path: Path) -> None:
     task = task_for("residual")
     model, _ = Recipe((LOW, TRAINING)).apply(network("residual"), task, context())
@@ -119,7 +140,7 @@ def test_a_failed_training_leaves_quantizers() -> None:
 
 
 def test_what_it_needs() -> None:
-    with pytest.raises(RecipeError, match="put Quantize in front of LSQ"):
+    with pytest.raises(RecipeError, match="put Quantize or QuantizeWeights before it"):
         Recipe((LSQ(),)).apply(network("mlp"), task_for("mlp"), context())
     with pytest.raises(RecipeError, match="LSQ needs training data"):
         Recipe((Quantize(), LSQ())).apply(network("mlp"), task_for("mlp", trainable=False), context())

@@ -137,20 +137,35 @@ class BinaryInput(nn.Module):
         self.gain = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        threshold = per_channel(self.threshold, x, self.axis)
-        binary = torch.where(x >= threshold, self.gain, -self.gain)
-        if not torch.is_grad_enabled():
-            return binary
-        size = self.gain.detach().abs()
-        u = ((x - threshold) / size).clamp(-1, 1)
-        smooth = size * u * (2 - u.abs())  # the polynomial whose slope is 2 - 2|u|
-        return binary + (smooth - smooth.detach())  # adds exactly 0, and the gradient
+        moved = x - per_channel(self.threshold, x, self.axis)
+        if torch.is_grad_enabled():
+            return _Sign.apply(moved, self.gain)  # type: ignore[no-any-return]
+        return _signs(moved, self.gain)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
         """Start from the mean of each channel and the mean distance from it."""
         self.threshold.copy_(x.mean([d for d in range(x.dim()) if d != self.axis % x.dim()]))
         self.gain.copy_((x - per_channel(self.threshold, x, self.axis)).abs().mean().clamp_min(_LEAST_GAIN))
+
+
+def _signs(x: Tensor, gain: Tensor) -> Tensor:
+    return torch.where(x >= 0, gain, -gain)
+
+
+class _Sign(torch.autograd.Function):
+    """g sign(x), whose slope is 2 - 2|x / g|, and none beyond |x| = g."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:
+        ctx.save_for_backward(x, gain)
+        return _signs(x, gain)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, gain = ctx.saved_tensors
+        slope = (2 - x.abs() * (2 / gain.abs())).clamp_min(0)
+        return grads[0] * slope, torch.where(x >= 0, grads[0], -grads[0]).sum()
 
 
 def _binarized(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

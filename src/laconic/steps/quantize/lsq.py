@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
-from laconic.fake_quantize import PER_TENSOR, FakeQuantize, attached, weight_quantizer
+from laconic.fake_quantize import PER_TENSOR, FakeQuantize, GroupQuantize, attached, weight_quantizer
 from laconic.steps.quantize.trained import check_data, check_training, per_channel, train
 
 
 @dataclass(frozen=True)
 class LSQ:
-    """Train weights and scales behind Quantize: ``epochs`` over the train split with AdamW at ``lr``; ``distill`` is
-    the share of the distillation loss."""
+    """Train weights and scales behind Quantize or QuantizeWeights: ``epochs`` over the train split with AdamW at
+    ``lr``; ``distill`` is the share of the distillation loss."""
 
     epochs: float = 3.0
     lr: float = 1e-3
@@ -48,7 +48,7 @@ class LSQ:
     def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
         check_data(self, task)
         if not _places(model):
-            raise RecipeError("LSQ of a model without quantizers", fix="put Quantize in front of LSQ")
+            raise RecipeError("LSQ of a model without quantizers", fix="put Quantize or QuantizeWeights before it")
         with learning(model):
             return model, train(self, model, task, context)
 
@@ -121,4 +121,7 @@ class _LearnedScale(nn.Module):
 
 def _spread(quantizer: FakeQuantize, parameter: Tensor, x: Tensor) -> Tensor:
     """A quantizer's scale or zero point, shaped so that it broadcasts over ``x``."""
+    if isinstance(quantizer, GroupQuantize) and parameter.dim():  # (out, groups)
+        inputs = x[0].numel()
+        return parameter.repeat_interleave(quantizer.group or inputs, 1)[:, :inputs].reshape(x.shape)
     return parameter if quantizer.axis == PER_TENSOR else per_channel(parameter, x, quantizer.axis)
