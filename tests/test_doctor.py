@@ -19,7 +19,7 @@ def test_for_programs() -> None:
     found = said.json
     assert found["laconic"] == __version__
     assert found["installed"]["torch"] == importlib.metadata.version("torch")
-    assert set(found["extras"]) == {"openvino", "torchvision", "timm", "parquet"}
+    assert set(found["extras"]) == {"openvino", "litert", "executorch", "torchvision", "timm", "parquet"}
     assert set(found["targets"]) == set(RUNTIMES)
     assert set(found["steps"]) == set(STEPS)
     assert set(found["features"]) == set(machine.FEATURES)

@@ -11,6 +11,8 @@ from laconic.core import JsonObject
 
 EXTRAS = {
     "openvino": ("openvino", "the target openvino:cpu; fastest on Intel processors, bf16"),
+    "litert": ("litert-torch", "the target litert:cpu; INT8 for phones and boards, as .tflite"),
+    "executorch": ("executorch", "the target executorch:cpu; INT8 for phones and boards, as .pte"),
     "torchvision": ("torchvision", "models as torchvision:NAME"),
     "timm": ("timm", "models as timm:NAME"),
     "parquet": ("pyarrow", "data sets in .parquet files"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,27 +25,39 @@ from tests.networks import NETWORKS, context, inputs_of, network, task_for, tens
 Wanted = dict[str, np.ndarray]
 
 
+OPTIONAL = {
+    "executorch": ("executorch.exir",),
+    "litert": ("litert_torch", "ai_edge_litert"),
+    "openvino": ("openvino",),
+}
+"""The modules that a runtime needs and that need not be installed."""
+
+FIXED_BATCH = {"executorch", "litert"}
+"""The runtimes whose files hold the batch that they were written for."""
+
+
 @pytest.fixture(params=RUNTIMES)
 def target(request: pytest.FixtureRequest) -> Target:
-    if request.param == "openvino":
-        pytest.importorskip("openvino")
+    for module in OPTIONAL.get(request.param, ()):
+        if importlib.util.find_spec(module.partition(".")[0]) is None:
+            pytest.skip(f"{module} is not installed")
     return Target(request.param)
 
 
 @pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The file of a network for a runtime; each is written once for the runtimes that read the same."""
-    made: dict[tuple[str, str], Path] = {}
+    made: dict[tuple[str, str, int], Path] = {}
 
-    def get(runtime: str, name: str) -> Path:
-        target = Target(runtime)
-        suffix = runtime_of(target).SUFFIX
-        if (suffix, name) not in made:
-            path = tmp_path_factory.mktemp(name) / f"model{suffix}"
+    def get(runtime: str, name: str, batch: int = 1) -> Path:
+        target = Target(runtime, batch=batch if runtime in FIXED_BATCH else 1)
+        key = runtime_of(target).SUFFIX, name, target.batch
+        if key not in made:
+            path = tmp_path_factory.mktemp(name) / f"model{key[0]}"
             facts = runtime_of(target).deploy(network(name), inputs_of(name, 3), path, target)
             assert json.loads(json.dumps(facts, allow_nan=False)) == facts
-            made[suffix, name] = path
-        return made[suffix, name]
+            made[key] = path
+        return made[key]
 
     return get
 
@@ -105,8 +118,11 @@ def test_the_file_computes_what_the_model_computes(target: Target, name: str, de
 
 @pytest.mark.parametrize("name", ["plain", "pair"])
 def test_any_batch(target: Target, name: str, deployed: Callable[..., Path]) -> None:
-    path = deployed(target.runtime, name)
-    check_batches(lambda n: runtime_of(target).open_file(path, Target(target.runtime, batch=n)), name)
+    def open_with(batch: int) -> Session:
+        path = deployed(target.runtime, name, batch)
+        return runtime_of(target).open_file(path, Target(target.runtime, batch=batch))
+
+    check_batches(open_with, name)
 
 
 def test_inputs_and_outputs_go_by_name(target: Target, deployed: Callable[..., Path]) -> None:
@@ -225,7 +241,10 @@ def test_traits_are_plain_data(target: Target) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (Target("onnx"), r"unknown runtime: got 'onnx', wanted one of onnxruntime, openvino, torch"),
+        (
+            Target("onnx"),
+            r"unknown runtime: got 'onnx', wanted one of executorch, litert, onnxruntime, openvino, torch",
+        ),
         (Target("onnxruntime", "cuda"), r"a device that onnxruntime does not have: got 'cuda', wanted cpu$"),
         (Target("openvino", "npu"), r"a device that openvino does not have: got 'npu', wanted cpu$"),
         (Target("torch", "tpu"), r"a device that torch does not have: got 'tpu', wanted cpu or cuda$"),

@@ -19,6 +19,8 @@ from laconic.errors import TargetError
 from laconic.runtime.session import Session
 
 RUNTIMES = {
+    "executorch": "laconic.runtime.executorch",
+    "litert": "laconic.runtime.litert",
     "onnxruntime": "laconic.runtime.onnxruntime",
     "openvino": "laconic.runtime.openvino",
     "torch": "laconic.runtime.torch",

@@ -196,6 +196,5 @@ def _time_again(trials: Trials, judge: Judge) -> None:
 
 def _pack(wish: Wish, found: JsonObject) -> package.Package:
     """Write the package; its report and its manifest say what ``found`` says."""
-    suffix = ".pt2" if wish.target.runtime == "torch" else ".onnx"
-    files = [wish.out / FILES / f"{found[name]['key']}{suffix}" for name in ("best", "baseline")]
+    files = [next((wish.out / FILES).glob(f"{found[name]['key']}.*")) for name in ("best", "baseline")]
     return package.write(wish.out, found, files[0], files[1], render(found))

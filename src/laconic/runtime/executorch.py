@@ -1,0 +1,118 @@
+"""ExecuTorch on the CPU, with what its XNNPACK backend takes delegated to it.
+
+What is fast here: signed activations, per-channel signed weights stored as codes, float biases (the backend quantizes
+them itself), quantized logits. What the backend does not take runs in ExecuTorch's portable kernels, slowly.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from laconic.core import Array, Arrays, Facts, Target, Traits
+from laconic.errors import DeployError
+from laconic.runtime.export import torch_quiet
+from laconic.runtime.integers import Names, lowered, optional, silent
+from laconic.runtime.session import Session
+
+SUFFIX = ".pte"
+DEVICES = ("cpu",)
+_PAIRS = torch.ops.quantized_decomposed
+
+
+def traits(target: Target) -> Traits:
+    return Traits(activation="int8", integer_operators=frozenset({"conv", "linear", "add", "mean"}), channel_multiple=8)
+
+
+def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts:
+    """Write ``model`` at the target's batch; raises :class:`DeployError` where ExecuTorch lacks an operator."""
+    module, args, names = lowered(model, example, target.batch, stored=True)
+    return write(module, args, names, path)
+
+
+def write(module: GraphModule, args: tuple[Tensor, ...], names: Names, path: Path) -> Facts:
+    """Write a graph that :func:`lowered` gave, or one that PT2E's own quantizers made of a model."""
+    partitioner = optional("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
+    exir = optional("executorch.exir", "executorch")
+    _keep_dimensions(module)
+    with silent(), torch_quiet("write the model for ExecuTorch"):
+        program = torch.export.export(module, args)
+        edge = exir.to_edge_transform_and_lower(program, partitioner=[partitioner.XnnpackPartitioner()])
+        operators = _operators(edge.exported_program().graph_module)
+        made = edge.to_executorch()
+    _require_kernels(made.executorch_program)
+    path.write_bytes(made.buffer)
+    names.append_to(path)
+    return {"operators": operators, "batch": names.batch}
+
+
+def _keep_dimensions(module: GraphModule) -> None:
+    """XNNPACK takes a mean only if it keeps its dimensions: they are dropped behind it, and behind its quantizer."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.aten.mean.dim or len(node.args) != 2 or node.kwargs:
+            continue
+        with graph.inserting_before(node):
+            mean = graph.call_function(torch.ops.aten.mean.dim, (*node.args, True))
+            for user in list(node.users):
+                if user.target is _PAIRS.quantize_per_tensor.default:
+                    codes = graph.call_function(_PAIRS.quantize_per_tensor.default, (mean, *user.args[1:]))
+                    mean = graph.call_function(_PAIRS.dequantize_per_tensor.default, (codes, *user.args[1:]))
+                    break
+            dropped = graph.call_function(torch.ops.aten.reshape.default, (mean, list(node.meta["val"].shape)))
+        node.replace_all_uses_with(dropped)
+        graph.erase_node(node)
+    module.recompile()
+
+
+def _operators(module: GraphModule) -> dict[str, int]:
+    """How often each operator occurs, by name; those that XNNPACK runs as ``xnnpack:NAME``."""
+    lowered_modules = optional("executorch.exir.lowered_backend_module", "executorch")
+    found = Counter(_names_in(module))
+    for _, delegated, _ in lowered_modules.get_lowered_submodules(module):
+        found.update(f"xnnpack:{name}" for name in _names_in(delegated.original_module.graph_module))
+    return dict(sorted(found.items()))
+
+
+def _names_in(module: GraphModule) -> list[str]:
+    return [n.target.__name__ for n in module.graph.nodes if n.op == "call_function" and "." in n.target.__name__]
+
+
+def _require_kernels(program: Any) -> None:
+    """Raise :class:`DeployError` for an operator that neither XNNPACK nor the runtime has: the file would not load."""
+    portable_lib = optional("executorch.extension.pybindings.portable_lib", "executorch")
+    known = set(portable_lib._get_operator_names())
+    for plan in program.execution_plan:
+        for operator in plan.operators:
+            name = f"{operator.name}.{operator.overload}" if operator.overload else operator.name
+            if name not in known:
+                raise DeployError(f"ExecuTorch lacks the operator {name}")
+
+
+def open_file(path: Path, target: Target) -> Session:
+    """Open ``path`` with the batch that it was written for; raises :class:`DeployError` if the runtime refuses it."""
+    portable_lib = optional("executorch.extension.pybindings.portable_lib", "executorch")
+    names = Names.of(path)
+    try:
+        with silent():
+            if portable_lib._threadpool_get_thread_count() != target.threads:
+                portable_lib._unsafe_reset_threadpool(target.threads)
+            program = portable_lib._load_for_executorch(str(path))
+    except RuntimeError as error:
+        raise DeployError(f"ExecuTorch cannot open the file: {str(error).splitlines()[0]}") from error
+
+    def run(inputs: Arrays) -> list[Array]:
+        given = [torch.as_tensor(inputs[name]) for name in names.inputs]
+        return names.arrange(inputs, [y.numpy() for y in program.forward(given)])
+
+    return Session(run, names.inputs, [name for name, _ in names.outputs], batch=names.batch)
+
+
+def layer_times(path: Path, target: Target, inputs: Arrays) -> dict[str, float]:
+    """Nothing: the released runtime is built without its event tracer."""
+    return {}
