@@ -25,6 +25,7 @@ PARAMETERS = {
     "mobilenet-v1-0.25-128": 470_072,
     "mobilenet-v1-1.0-224": 4_231_976,  # 4.2 M in the paper
     "digits-cnn-16": 24_058,
+    "vit-fashion": 474_058,
 }
 
 

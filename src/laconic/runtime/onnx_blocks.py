@@ -182,13 +182,15 @@ def _packed(codes: Array, bits: int) -> Array:
     """Unsigned codes, several in a byte, the first in its lowest bits: (n, k) -> (n, k bits / 8)."""
     parts = codes.astype(np.uint8).reshape(len(codes), -1, 8 // bits)
     shifted = parts << (bits * np.arange(8 // bits, dtype=np.uint8))
-    return np.bitwise_or.reduce(shifted, axis=-1)
+    packed: Array = np.bitwise_or.reduce(shifted, axis=-1)
+    return packed
 
 
 def _array(value: ir.Value | None) -> Array:
     assert value is not None
     assert value.const_value is not None
-    return value.const_value.numpy()
+    array: Array = value.const_value.numpy()
+    return array
 
 
 def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:

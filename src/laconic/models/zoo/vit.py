@@ -38,7 +38,7 @@ class Block(nn.Module):
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # n heads tokens width/heads
         attention = torch.softmax(q @ k.transpose(-2, -1) / math.sqrt(_WIDTH // _HEADS), -1)  # n heads tokens tokens
         x = x + self.proj((attention @ v).transpose(1, 2).reshape(-1, _TOKENS, _WIDTH))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))  # type: ignore[no-any-return]
 
 
 class ViT(nn.Module):

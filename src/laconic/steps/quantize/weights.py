@@ -94,9 +94,9 @@ def _group_in(layer: nn.Module, group: int) -> int:
 @torch.no_grad()
 def _groups_of(layer: Any, group: int) -> Tensor:
     """The weights of a layer as (out, groups, weights of a group), the last group filled up with zeros."""
-    rows = layer.weight.detach().flatten(1)  # (out, in)
+    rows: Tensor = layer.weight.detach().flatten(1)  # (out, in)
     size = _group_in(layer, group) or rows.shape[1]
-    return F.pad(rows, (0, -rows.shape[1] % size)).unflatten(1, (-1, size))
+    return F.pad(rows, (0, -rows.shape[1] % size)).reshape(len(rows), -1, size)
 
 
 @torch.no_grad()
