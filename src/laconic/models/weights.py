@@ -60,15 +60,20 @@ def _some(word: str, names: Sequence[str]) -> str:
     return f"{len(names)} {word} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
-def build_with(build: Callable[[int], nn.Module], classes: int, path: str | None) -> tuple[nn.Module, int, str]:
+def build_with(
+    build: Callable[[int], nn.Module],
+    classes: int,
+    path: str | None,
+    adapt: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
+) -> tuple[nn.Module, int, str]:
     """The module with the weights of the file, its number of classes, and a note.
 
     If the file's classifier has another number of rows than ``classes``, the module is built for that number. Without
-    a file the weights are random, and the same every time.
+    a file the weights are random, and the same every time. ``adapt`` turns the file's tensors into the module's.
     """
     if path is None:
         return seeded(lambda: build(classes)), classes, "random weights: no file was named after @"
-    weights = read_weights(path)
+    weights = adapt(read_weights(path))
     module = seeded(lambda: build(classes))
     rows = _rows(weights, module, classes)
     if rows != classes:

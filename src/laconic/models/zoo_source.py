@@ -13,7 +13,7 @@ def load(name: str, weights: str | None, source: str) -> LoadedModel:
     entry = ZOO.get(name)
     if entry is None:
         raise unknown("network of the zoo", name, ZOO, get_close_matches(name, ZOO))
-    module, _, note = build_with(lambda classes: entry.build(), len(entry.labels), weights)
+    module, _, note = build_with(lambda classes: entry.build(), len(entry.labels), weights, entry.adapt)
     return LoadedModel(
         module=ready(module),
         source=source,

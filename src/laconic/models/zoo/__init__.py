@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laconic.models.zoo import cifar_resnet, digits_cnn, lenet, mobilenet_v1, vit
+from laconic.models.zoo import cifar_resnet, digits_cnn, lenet, mlperf_tiny, mobilenet_v1, mobilenet_v2, squeezenet, vit
 from laconic.models.zoo.entry import Entry
 
 __all__ = ["ZOO", "Entry"]
@@ -14,6 +14,10 @@ ZOO: dict[str, Entry] = {
     "cifar-resnet-32": cifar_resnet.entry(32),
     "cifar-resnet-56": cifar_resnet.entry(56),
     **{f"mobilenet-v1-{w}-{r}": mobilenet_v1.entry(w, r) for w in (0.25, 0.5, 0.75, 1.0) for r in (128, 160, 192, 224)},
+    "mobilenet-v2-1.0-224": mobilenet_v2.MOBILENET_V2,
+    "squeezenet-1.1": squeezenet.SQUEEZENET_1_1,
+    "mlperf-tiny-resnet-8": mlperf_tiny.RESNET_8,
+    "mlperf-tiny-ds-cnn": mlperf_tiny.DS_CNN,
     **{f"digits-cnn-{width}": digits_cnn.entry(width) for width in (16, 32, 64, 128)},
     "vit-fashion": vit.VIT_FASHION,
 }

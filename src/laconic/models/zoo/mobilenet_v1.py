@@ -11,7 +11,6 @@ Pictures are resized to a shorter side of 227/224 of the resolution and cropped:
 from __future__ import annotations
 
 from functools import partial
-from importlib import resources
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from laconic.core import Preprocess
+from laconic.models.zoo import imagenet
 from laconic.models.zoo.entry import Entry
 
 _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
@@ -66,11 +66,6 @@ def entry(width: float, resolution: int) -> Entry:
             mean=(1.0,),
         ),
         input_shape=(3, resolution, resolution),
-        labels=_imagenet_labels(),
+        labels=imagenet.labels(),
         paper="Howard et al. 2017 (arXiv 1704.04861)",
     )
-
-
-def _imagenet_labels() -> tuple[str, ...]:
-    """The 1000 classes of ILSVRC 2012, in the usual order."""
-    return tuple(resources.files(__package__).joinpath("imagenet.txt").read_text("utf-8").splitlines())

@@ -1,0 +1,156 @@
+"""INT8 on every network of :mod:`benchmarks.networks`: laconic beside the quantizers of the runtimes' own makers.
+
+One recipe for all networks, nothing is searched and nothing is trained: so search and holdout are both unseen, and
+every file is compared with the float one on all of their samples. The same calibration samples for everybody, one
+thread, batch 1, timings in turns (peer, laconic, peer).
+
+``python -m benchmarks.quantization NAME ...`` runs the networks whose names hold one of these words, keeps no record
+and prints the rows.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from benchmarks import peers, records
+from benchmarks.networks import NETWORKS, Network
+from laconic import proof
+from laconic.core import Array, Context, JsonObject, Predictor, Recipe, Target
+from laconic.errors import MissingExtraError
+from laconic.runtime import runtime_of
+from laconic.steps.quantize.post_training import Quantize
+
+RECIPE = Recipe((Quantize(),))
+RUNTIMES = ("onnxruntime", "openvino", "litert")
+CONFIDENCE = 0.95
+MINE = "laconic"
+
+
+def main(folder: Path | None, words: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Run the benchmark; what was found so far is written after each network."""
+    found: dict[str, Any] = {"recipe": RECIPE.to_json(), "skipped": {}, "summary": [], "rows": []}
+    for name, opened in NETWORKS.items():
+        if words and not any(word in name for word in words):
+            continue
+        try:
+            network = opened()
+        except records.Skipped as reason:
+            found["skipped"][name] = str(reason)
+            print(f"{name}: skipped: {reason}", flush=True)
+            continue
+        for runtime in RUNTIMES:
+            rows = list(_rows(name, network, runtime))
+            found["rows"] += rows
+            found["summary"] += summary(rows)
+        if folder is not None:
+            records.write(folder, "quantization", found)
+    return found
+
+
+def summary(rows: list[JsonObject]) -> list[JsonObject]:
+    """Of one network on one runtime: laconic's agreement less that of the peer that agrees most, and laconic's speed
+    over the fastest peer's; nothing where no peer could be compared."""
+    compared = [row for row in rows if "laconic_less_peer" in row]
+    if not compared:
+        return []
+    best = max(compared, key=lambda row: row["agreement"])
+    fastest = min(compared, key=lambda row: row["laconic_over_peer"]["value"])
+    mine = next(row for row in rows if row["name"] == MINE)
+    keys = ("network", "target", "n", "agreement", "top1", "file_bytes", "speed_to_float", "seconds")
+    return [
+        {key: mine[key] for key in keys}
+        | {"best_peer": best["name"], "best_peer_agreement": best["agreement"], **best["laconic_less_peer"]}
+        | {"fastest_peer": fastest["name"], "laconic_over_peer": fastest["laconic_over_peer"]}
+    ]
+
+
+def _rows(name: str, network: Network, runtime: str) -> Iterator[JsonObject]:
+    """float32, laconic, and every peer of the runtime."""
+    if runtime == "litert" and network.tflite is None:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        try:
+            baseline, mine, seconds = _deployed(network, runtime, work)
+        except MissingExtraError as reason:
+            print(f"{name}: {runtime} skipped: {reason}", flush=True)
+            return
+        makers: peers.Makers = {MINE: lambda: mine}
+        if runtime == "litert":
+            makers[peers.MLPERF] = lambda: network.tflite or Path()
+        else:
+            transformer = name.startswith("transformer")
+            makers |= peers.quantizers(runtime, baseline, network.task, work, transformer)
+        for row in _compared(network, runtime, baseline, makers):
+            said = {"network": name, "target": runtime, **row, **({"seconds": seconds} if row["name"] == MINE else {})}
+            print(said, flush=True)
+            yield said
+
+
+def _deployed(network: Network, runtime: str, work: Path) -> tuple[Path, Path, float]:
+    """The float file, laconic's file, and the seconds that laconic's took."""
+    target, opener = Target(runtime), runtime_of(Target(runtime))
+    example = network.task.train.read(range(8)).inputs
+    files = work / f"float{opener.SUFFIX}", work / f"laconic{opener.SUFFIX}"
+    opener.deploy(network.loaded.module, example, files[0], target)
+    began = time.monotonic()
+    model, _ = RECIPE.apply(network.loaded.module, network.task, Context(opener.traits(target)))
+    opener.deploy(model, example, files[1], target)
+    return *files, round(time.monotonic() - began, 1)
+
+
+def _compared(network: Network, runtime: str, baseline: Path, makers: peers.Makers) -> Iterator[JsonObject]:
+    """Score every file on search and holdout and time it beside the float file and laconic's, which comes first."""
+    task, target, opener = network.task, Target(runtime), runtime_of(Target(runtime))
+    splits, one = (task.search, task.holdout), task.search.read([0]).inputs
+    original = opener.open_file(baseline, target)
+    wanted, truth = peers.decisions(original, splits, task), peers.targets(splits)
+    told = {"name": "float32", "n": len(wanted), "top1": float((wanted == truth).mean())}
+    yield {**told, "file_bytes": peers.file_bytes(baseline)}
+    mine: tuple[Predictor, Array] | None = None
+    for name, make in makers.items():
+        try:
+            path = make()
+            foreign = name == peers.MLPERF
+            session = peers.tflite(path, target.threads) if foreign else opener.open_file(path, target)
+            found = peers.decisions(session, splits, task)
+        except Exception as error:  # whatever a peer's quantizer or its file raises is what it gives its user
+            if mine is None:
+                raise
+            yield {"name": name, "failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
+            continue
+        agrees = (found == wanted).astype(float)
+        row = {
+            "name": name,
+            "n": len(wanted),
+            "top1": float((found == truth).mean()),
+            "agreement": float(agrees.mean()),
+            "agreement_interval": proof.proportion_interval(int(agrees.sum()), len(agrees)),
+            "file_bytes": peers.file_bytes(path),
+            "speed_to_float": peers.ratio(original, session, one),
+        }
+        if mine is None:
+            mine = session, agrees
+        else:
+            row |= {"laconic_less_peer": less(mine[1], agrees), "laconic_over_peer": peers.ratio(session, mine[0], one)}
+        yield row
+
+
+def less(mine: Array, peer: Array) -> JsonObject:
+    """Laconic's agreement less the peer's on the same samples, from records of 0 and 1, with its lower bound (exact and
+    paired, never above 0), and the p-value of "no better than the peer" (McNemar 1947: the sign test)."""
+    drop, bound = proof.bound_drop(peer, mine, CONFIDENCE, binary=True)
+    lost, won = proof.count_flips(peer, mine)
+    p = binomtest(won, lost + won, alternative="greater").pvalue if lost + won else 1.0
+    return {"difference": -drop, "difference_low": -bound, "lost": lost, "won": won, "p_no_better": float(p)}
+
+
+if __name__ == "__main__":
+    main(None if sys.argv[1:] else records.FOLDER, tuple(sys.argv[1:]))
