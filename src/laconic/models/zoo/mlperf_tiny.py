@@ -5,7 +5,7 @@ for CIFAR-10, batch norm folded into its convolutions; it takes pixels as they a
 the depthwise separable network of Zhang et al. 2017, "Hello edge" (arXiv 1711.07128); it takes 49 frames of 10 MFCC.
 
 As in TensorFlow, what a stride leaves over is padded below and on the right. Both read the benchmark's own weights: the
-ResNet's layers are numbered in the order in which they run, ``03.conv.weight`` is our ``conv3.weight``.
+ResNet's layers are numbered in the order in which they run, ``03.conv.weight`` is our ``conv.3.weight``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from laconic.models.zoo.entry import Entry
 
 _CONVOLUTIONS = ((3, 16, 3, 1), (16, 16, 3, 1), (16, 16, 3, 1), (16, 32, 3, 2), (32, 32, 3, 1), (16, 32, 1, 2),
                  (32, 64, 3, 2), (64, 64, 3, 1), (32, 64, 1, 2))  # fmt: skip
-"""Channels in and out, kernel and stride of ``conv0`` to ``conv8``; 5 and 8 are the shortcuts."""
+"""Channels in and out, kernel and stride of ``conv.0`` to ``conv.8``; 5 and 8 are the shortcuts."""
 _NUMBERED = re.compile(r"(\d\d)\.(conv|fc)\.")
 _PAPER = "Banbury et al. 2021 (arXiv 2106.07597)"
 
@@ -31,18 +31,19 @@ _PAPER = "Banbury et al. 2021 (arXiv 2106.07597)"
 class ResNet8(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        for i, (channels, out, kernel, stride) in enumerate(_CONVOLUTIONS):
-            padding = kernel // 2 if stride == 1 else 0
-            self.add_module(f"conv{i}", nn.Conv2d(channels, out, kernel, stride, padding))
+        self.conv = nn.ModuleList(
+            nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2 if stride == 1 else 0)
+            for channels, out, kernel, stride in _CONVOLUTIONS
+        )
         self.fc = nn.Linear(64, 10)
 
     def forward(self, x: Float[Tensor, "n 3 32 32"]) -> Float[Tensor, "n 10"]:
-        x = F.relu(self.conv0(x))  # n 16 32 32
-        x = F.relu(x + self.conv2(F.relu(self.conv1(x))))
-        y = self.conv4(F.relu(self.conv3(F.pad(x, (0, 1, 0, 1)))))  # n 32 16 16
-        x = F.relu(self.conv5(x) + y)
-        y = self.conv7(F.relu(self.conv6(F.pad(x, (0, 1, 0, 1)))))  # n 64 8 8
-        x = F.relu(self.conv8(x) + y)
+        x = F.relu(self.conv[0](x))  # n 16 32 32
+        x = F.relu(x + self.conv[2](F.relu(self.conv[1](x))))
+        y = self.conv[4](F.relu(self.conv[3](F.pad(x, (0, 1, 0, 1)))))  # n 32 16 16
+        x = F.relu(self.conv[5](x) + y)
+        y = self.conv[7](F.relu(self.conv[6](F.pad(x, (0, 1, 0, 1)))))  # n 64 8 8
+        x = F.relu(self.conv[8](x) + y)
         return self.fc(torch.mean(x, (2, 3)))  # type: ignore[no-any-return]  # n 10
 
 
@@ -71,10 +72,10 @@ class DSCNN(nn.Module):
 
 
 def _unnumbered(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``03.conv.weight`` as ``conv3.weight``, ``09.fc.bias`` as ``fc.bias``."""
+    """``03.conv.weight`` as ``conv.3.weight``, ``09.fc.bias`` as ``fc.bias``."""
 
     def name(match: re.Match[str]) -> str:
-        return "fc." if match[2] == "fc" else f"conv{int(match[1])}."
+        return "fc." if match[2] == "fc" else f"conv.{int(match[1])}."
 
     return {_NUMBERED.sub(name, key): tensor for key, tensor in weights.items()}
 
