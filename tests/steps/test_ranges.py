@@ -126,7 +126,7 @@ def test_entropy_is_the_least_divergence(kind: str) -> None:
         for k in np.linspace(1, 16 / 256, 160)
     ]
     assert divergence(found.counts, *ends, 16) == pytest.approx(min(tried), rel=1e-6)
-    assert min(tried) < 0.9 * tried[0], "not everything that was seen"
+    assert min(tried) < 0.95 * tried[0], "not everything that was seen"
 
 
 @pytest.mark.parametrize("qmax", [1, 7, 127])
@@ -144,7 +144,7 @@ def test_weight_scales_of_least_error(qmax: int) -> None:
         largest = float(row.abs().max()) / qmax
         best = min(error(row, largest * k / 2000) for k in range(20, 2001))
         assert error(row, float(scale)) <= 1.1 * best
-    assert (WEIGHT_SCALES["minmax"](rows, qmax) * qmax == rows.abs().amax(1)).all()
+    assert torch.allclose(WEIGHT_SCALES["minmax"](rows, qmax) * qmax, rows.abs().amax(1))
 
 
 @pytest.mark.parametrize("name", RANGES)

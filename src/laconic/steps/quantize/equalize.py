@@ -11,9 +11,10 @@ from the first bias and added to the second as W2 c (eq. 15-17). Two deviations:
 calibration samples, where the paper takes batch norm's; and it is left out where zeros are padded between the layers,
 since there the sum would not come back.
 
-A relu6 lets no factors through: its 6 would become 6 / s_i. The paper replaces it by relu, which cost MobileNetV1
-LOSSES. Here it stays, and a channel is scaled as far as it allows: one that reaches the clamp
-in more than a share ``clamped`` of its values stays as it is; the others' largest value stays below it.
+A relu6 lets no factors through: its 6 would become 6 / s_i. The paper replaces it by relu. MobileNetV1 0.75 then agreed
+with itself on 95 % of 200 pictures before anything was quantized, and with one scale per tensor on 77 % of 60, against
+88 % in the way that is gone here: the relu6 stays, and a channel is scaled as far as it allows. One that reaches the
+clamp in more than a share ``clamped`` of its values stays as it is; the others' largest value stays below it.
 """
 
 from __future__ import annotations
