@@ -142,9 +142,9 @@ def node(module: str, arithmetic: Any, *reads: str, time_ms: float = 1.0, operat
             {"island": ["gelu"], "pair": ["conv1", "gelu"]},
         ),
         (
-            [node("weights", "convert"), node("conv1", "float", "weights"), node("a", "convert", "conv1"),
-             node("conv2", "integer", "a")],
-            {"float": ["conv1"]},
+            [node("weights", "convert"), node("gelu", "float", "weights", operator="Gelu"),
+             node("a", "convert", "gelu"), node("conv2", "integer", "a")],
+            {},
         ),
         (
             [node("conv1", "integer"), node("a", "convert", "conv1"), node("conv2", "float", "a"),
