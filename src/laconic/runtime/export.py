@@ -15,11 +15,12 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset20 as op
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from laconic import surgery
 from laconic.errors import DeployError
 from laconic.fake_quantize import PER_TENSOR, weight_quantizer
-from laconic.runtime import onnx_blocks
+from laconic.runtime import onnx_blocks, onnx_codebook
 
 OPSET = 20
 _LARGEST_BATCH = 4096
@@ -41,21 +42,35 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[torch.e
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes), outputs
 
 
+class _Frozen(nn.ModuleList):
+    """Stands in for the parametrizations of a layer's weight: what they gave, behind its quantizer if it has one."""
+
+    def __init__(self, layer: surgery.Layer, hide: bool) -> None:
+        quantizer = weight_quantizer(layer)
+        super().__init__([] if quantizer is None else [quantizer])
+        self.original = nn.Parameter(layer.weight.detach(), requires_grad=False)
+        self.hide = hide
+
+    def forward(self) -> Tensor:
+        for quantizer in self:
+            return quantizer(self.original)  # type: ignore[no-any-return]
+        return onnx_codebook.hidden(self.original) if self.hide and torch.compiler.is_exporting() else self.original
+
+
 @contextlib.contextmanager
-def frozen_weights(model: nn.Module) -> Iterator[None]:
-    """While this lasts, quantized weights hold what their codes stand for: whoever rounds them again finds the same
-    codes, also those that training has pushed beyond the last level."""
-    kept: list[tuple[nn.Parameter, Tensor]] = []
+def frozen_weights(model: nn.Module, hide: bool = False) -> Iterator[None]:
+    """While this lasts, parametrized weights are plain numbers, in whichever way they came about; with ``hide`` they
+    are in placeholders (:mod:`.onnx_codebook`). Quantized weights keep their quantizer and hold what their codes stand
+    for: whoever rounds them again finds the same codes, also those that training has pushed beyond the last level."""
+    layers = [x for x in surgery.weighted_layers(model).values() if parametrize.is_parametrized(x, "weight")]
+    kept: list[Any] = [layer.parametrizations["weight"] for layer in layers]  # type: ignore[index]
     try:
-        for layer in surgery.weighted_layers(model).values():
-            if weight_quantizer(layer) is not None:
-                original: nn.Parameter = layer.parametrizations["weight"].original  # type: ignore[index, union-attr]
-                kept.append((original, original.data))
-                original.data = layer.weight.detach()
+        for layer in layers:
+            layer.parametrizations["weight"] = _Frozen(layer, hide)  # type: ignore[index, operator, assignment]
         yield
     finally:
-        for original, data in reversed(kept):
-            original.data = data
+        for layer, chain in zip(layers, kept, strict=True):
+            layer.parametrizations["weight"] = chain  # type: ignore[index, operator]
 
 
 def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]) -> ir.Model:

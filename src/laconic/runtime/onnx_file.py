@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from laconic.core import Arrays, Facts
-from laconic.runtime import onnx_blocks
+from laconic.runtime import onnx_blocks, onnx_codebook
 from laconic.runtime.export import frozen_weights, onnx_of, program_of
 from laconic.runtime.onnx_finish import finish
 from laconic.runtime.onnx_place import graph_of
@@ -23,14 +23,16 @@ def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
 
     A model is exported with a free batch size (axis 0); one that came from an ONNX file is written back into it.
     """
-    with frozen_weights(model):
+    with frozen_weights(model, hide=True):
         if hasattr(model, "to_onnx"):
             graph = graph_of(model)
         else:
             program, outputs = program_of(model, {name: torch.as_tensor(x[:2]) for name, x in example.items()})
             graph = onnx_of(program, list(example), outputs)
         short = onnx_blocks.store(graph)
+        onnx_codebook.fold_norms(graph)
         finish(graph)
+        codebooks = onnx_codebook.store(graph)
     precision = getattr(model, "precision", "f32")
     if precision != "f32":
         graph.metadata_props[_PRECISION] = precision
@@ -38,7 +40,8 @@ def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
     del proto.graph.value_info[:]  # the shapes of constants, once more
     path.write_bytes(proto.SerializeToString())
     facts: Facts = {"operators": count_operators(proto), "precision": precision}
-    return {**facts, "short_weights": short} if short else facts
+    found = {"short_weights": short, "codebook_bits": codebooks}
+    return {**facts, **{name: value for name, value in found.items() if value}}
 
 
 def read_precision(path: Path) -> str:

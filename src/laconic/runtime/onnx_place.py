@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
+from torch.nn.utils import parametrize
 
 from laconic import surgery
 from laconic.core import Array
 from laconic.errors import DeployError
 from laconic.fake_quantize import PER_TENSOR, FakeQuantize, GroupQuantize, attached, weight_quantizer
-from laconic.runtime import onnx_blocks
+from laconic.runtime import onnx_blocks, onnx_codebook
 
 _LEAST_OPSET, _OPSET = 13, 17  # quantization per channel came with opset 13
 
@@ -39,8 +40,10 @@ def graph_of(model: Any) -> ir.Model:
         quantizer = weight_quantizer(layer)
         if node is not None:
             node.name = path
+            transposed = node.op_type == "MatMul" or (node.op_type == "Gemm" and not _flag(node, "transB"))
+            if quantizer is None and parametrize.is_parametrized(layer, "weight"):
+                onnx_codebook.place(graph.graph, node, transposed)
             if quantizer is not None:
-                transposed = node.op_type == "MatMul" or (node.op_type == "Gemm" and not _flag(node, "transB"))
                 _quantize_weight(graph.graph, node, quantizer, axis=1 if transposed else 0)
     if quantizers is not None:
         inputs = dict(zip(quantizers.input_names, model.input_names, strict=True))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from laconic.core import Step
+from laconic.steps.cluster.kmeans import Cluster
+from laconic.steps.cluster.product import ProductQuantize
 from laconic.steps.prune.channels import PruneChannels
+from laconic.steps.quantize.adaround import AdaRound
 from laconic.steps.quantize.binary import Binary
 from laconic.steps.quantize.cast import Cast
 from laconic.steps.quantize.equalize import Equalize
+from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.lsq import LSQ
 from laconic.steps.quantize.post_training import Quantize
+from laconic.steps.quantize.reconstruct import Reconstruct
 from laconic.steps.quantize.smooth import Smooth
-from laconic.steps.quantize.weights import QuantizeWeights
 from laconic.steps.quantize.ternary import Ternary
+from laconic.steps.quantize.weights import QuantizeWeights
 from laconic.steps.train.fine_tune import FineTune
 
 STEPS: dict[str, type[Step]] = {
@@ -21,8 +26,13 @@ STEPS: dict[str, type[Step]] = {
     "Smooth": Smooth,
     "Quantize": Quantize,
     "QuantizeWeights": QuantizeWeights,
+    "GPTQ": GPTQ,
+    "AdaRound": AdaRound,
+    "Reconstruct": Reconstruct,
     "LSQ": LSQ,
     "Ternary": Ternary,
     "Binary": Binary,
+    "Cluster": Cluster,
+    "ProductQuantize": ProductQuantize,
     "Cast": Cast,
 }

@@ -1,0 +1,268 @@
+"""Weights of few different values, stored as small codes and a codebook, and made float32 again when a runtime opens
+the file: the file is small, the computation is as fast as that of any float file.
+
+Whichever step gave a weight few values (k-means, product quantization, ternary or binary weights), here they are found
+in the weight itself: single numbers of which a layer has at most 256, or each output channel has, or sub-vectors.
+What is decoded is what was there, to the bit.
+
+Codes below K are digits of numbers to the base K, as many as fit 16 bits: 1 bit each for K = 2, 1.6 for 3, 2 for 4, 4
+for 16, 5.3 for 32. (Not 32 bits: OpenVINO 2026.4 takes them for signed.) In the graph Cast, Div and Mod take the digits
+apart, Gather looks them up, Reshape gives the weight's shape. All of it is constant, so ONNX Runtime and OpenVINO
+compute it once, while they open the file; 4-bit tensor types would need a newer opset and serve 16 values only.
+
+While a model is exported such a weight is hidden in a placeholder, ``laconic::Weight``: the exporter would multiply the
+batch norm behind it into its channels, and few values would become many. That batch norm is folded here, as a factor
+per channel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from laconic.core import Array
+
+_DOMAIN, _NAME = "laconic", "Weight"
+_LEAST_OPSET = 13
+_MOST_ENTRIES = 256
+_LONGEST = 25  # numbers in a sub-vector: a kernel of 5 x 5
+_SAMPLE = 4096
+_NODES_BYTES = 500  # what the nodes that decode a weight, and their constants, weigh themselves, about
+_INT64 = ir.DataType.INT64
+
+
+def hidden(weight: Tensor) -> Tensor:
+    """``weight`` as the exporter is to see it: in a placeholder, which :func:`store` replaces."""
+    return torch.onnx.ops.symbolic(
+        f"{_DOMAIN}::{_NAME}", (weight,), dtype=weight.dtype, shape=tuple(weight.shape), version=1
+    )
+
+
+def place(graph: ir.Graph, node: ir.Node, transposed: bool) -> None:
+    """The same for a ``node`` that is not exported: its weight, (in, out) if ``transposed``, gets a placeholder."""
+    weight = node.inputs[1]
+    assert weight is not None
+    turn = [ir.node("Transpose", [weight], attributes={"perm": [1, 0]})] if transposed else []
+    chain = [*turn, ir.node(_NAME, [turn[0].outputs[0] if turn else weight], domain=_DOMAIN)]
+    if transposed:
+        chain.append(ir.node("Transpose", [chain[-1].outputs[0]], attributes={"perm": [1, 0]}))
+    graph.insert_before(node, chain)
+    node.replace_input_with(1, chain[-1].outputs[0])
+
+
+# ---------------------------------------------------------------------------------------------------------- batch norms
+
+
+def fold_norms(model: ir.Model) -> None:
+    """Fold the batch norm behind each convolution whose weight is hidden: w = w g, b = (b - m) g + beta with
+    g = gamma / sqrt(v + eps)."""
+    for node in _placeholders(model):
+        source = node.inputs[0]
+        assert source is not None
+        node.outputs[0].const_value = source.const_value  # a constant, for whoever finishes the graph
+    for node in list(model.graph):
+        if node.op_type == "BatchNormalization":
+            _fold_norm(model.graph, node)
+
+
+def _fold_norm(graph: ir.Graph, norm: ir.Node) -> None:
+    conv = norm.inputs[0].producer() if norm.inputs[0] is not None else None
+    if conv is None or conv.op_type != "Conv" or len(list(conv.outputs[0].uses())) > 1:
+        return
+    weight, constants = conv.inputs[1], [_array(value) for value in norm.inputs[1:]]
+    if weight is None or not _is_placeholder(weight.producer()) or conv.outputs[0].is_graph_output():
+        return
+    old = _array(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2] is not None else np.zeros(1)
+    dense = _array(weight)
+    if old is None or dense is None or any(array is None for array in constants):
+        return
+    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in constants)
+    eps = norm.attributes["epsilon"].as_float() if "epsilon" in norm.attributes else 1e-5
+    gain = gamma / np.sqrt(variance + eps)
+    factor = gain.reshape(-1, *[1] * (dense.ndim - 1)).astype(np.float32)
+    bias = ((old - mean) * gain + beta).astype(np.float32)
+    multiply = ir.node("Mul", [weight, _initializer(graph, f"{_stem(weight)}.gain", factor)])
+    multiply.outputs[0].const_value = ir.tensor(dense * factor)
+    inputs = [conv.inputs[0], multiply.outputs[0], _initializer(graph, f"{_stem(weight)}.bias", bias)]
+    folded = ir.Node("", "Conv", inputs, attributes=conv.attributes.values(), name=conv.name)
+    folded.metadata_props.update(conv.metadata_props)
+    last = folded.outputs[0]
+    last.shape, last.type, last.name = norm.outputs[0].shape, norm.outputs[0].type, norm.outputs[0].name
+    ir.convenience.replace_nodes_and_values(graph, norm, [norm], [multiply, folded], norm.outputs[:1], [last])
+    graph.remove(conv, safe=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- storing
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a weight is stored: ``codes`` (...) into ``table``, which is (K,) of single numbers, (channels, K) of single
+    numbers by output channel, or (K, d) of sub-vectors."""
+
+    codes: Array
+    table: Array
+    by_channel: bool = False
+
+    @property
+    def entries(self) -> int:
+        return int(self.table.shape[1 if self.by_channel else 0])
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.table.nbytes + 2 * -(-self.codes.size // digits(self.entries)))
+
+
+def store(model: ir.Model) -> dict[str, float]:
+    """Replace every placeholder in ``model``, in place: by codes and a codebook where that is smaller, else by the
+    weight as it is. Returns the bits per weight of those stored as codes, codebook included, by the weights' names."""
+    writer, stored = _Writer(model.graph), {}
+    nodes: dict[ir.Value, list[ir.Node]] = {}  # a layer that is called again has a placeholder for each call
+    for node in _placeholders(model):
+        assert node.inputs[0] is not None
+        nodes.setdefault(node.inputs[0], []).append(node)
+    for source, hiding in nodes.items():
+        name, array = str(source.name), _array(source)
+        result = source
+        form = None if array is None or model.opset_imports[""] < _LEAST_OPSET else smallest(array)
+        if form is not None and array is not None:
+            del model.graph.initializers[name]
+            result = writer.decoded(hiding[0], form, array.shape, name)
+            stored[name] = round(8 * form.size_bytes / array.size, 3)
+        for node in hiding:
+            for user in [use.node for use in node.outputs[0].uses() if use.node.op_type == "Mul"]:
+                user.name, user.outputs[0].name = "", writer.name()
+            node.outputs[0].replace_all_uses_with(result)
+            model.graph.remove(node, safe=True)
+    model.opset_imports.pop(_DOMAIN, None)
+    return stored
+
+
+def digits(base: int) -> int:
+    """How many digits to ``base``, at least 2, fit 16 bits.
+
+    >>> [digits(k) for k in (2, 3, 4, 16, 32, 256)]
+    [16, 10, 8, 4, 3, 2]
+    """
+    return max(count for count in range(1, 17) if base**count <= 2**16)
+
+
+def smallest(weight: Array) -> Form | None:
+    """The form in which a float32 weight takes the fewest bytes, or None if that is the weight itself."""
+    if weight.dtype != np.float32 or weight.size == 0 or not np.isfinite(weight).all():
+        return None
+    lengths = [d for d in range(2, _LONGEST + 1) if weight[0].size % d == 0]
+    found = [_single(weight), _by_channel(weight), *(_vectors(weight, d) for d in lengths)]
+    forms = [form for form in found if form is not None]
+    best = min(forms, key=lambda form: form.size_bytes, default=None)
+    return best if best is not None and best.size_bytes + _NODES_BYTES < weight.nbytes else None
+
+
+def _single(weight: Array) -> Form | None:
+    if len(np.unique(weight.ravel()[:_SAMPLE])) > _MOST_ENTRIES:
+        return None
+    table, codes = np.unique(weight.ravel(), return_inverse=True)
+    return Form(codes, table) if 1 < len(table) <= _MOST_ENTRIES else None
+
+
+def _by_channel(weight: Array) -> Form | None:
+    rows = weight.reshape(len(weight), -1)
+    found = []
+    for row in rows:
+        found.append(np.unique(row, return_inverse=True))
+        if len(found[-1][0]) > _MOST_ENTRIES:
+            return None
+    entries = max(2, *(len(values) for values, _ in found))
+    table = np.stack([np.pad(values, (0, entries - len(values)), "edge") for values, _ in found])
+    return Form(np.stack([codes for _, codes in found]), table, by_channel=True)
+
+
+def _vectors(weight: Array, length: int) -> Form | None:
+    vectors = np.ascontiguousarray(weight.reshape(-1, length) + np.float32(0))  # -0 is 0, also as bytes
+    as_bytes = vectors.view(np.dtype((np.void, 4 * length))).ravel()
+    if len(np.unique(as_bytes[:_SAMPLE])) > _MOST_ENTRIES:
+        return None
+    _, first, codes = np.unique(as_bytes, return_index=True, return_inverse=True)
+    return Form(codes, vectors[first]) if 1 < len(first) <= _MOST_ENTRIES else None
+
+
+class _Writer:
+    """Writes the nodes that decode; equal constants are written once, names are short."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.constants: dict[tuple[int, ...], ir.Value] = {}
+        self.taken = {str(value.name) for node in graph for value in node.outputs} | set(graph.initializers)
+
+    def decoded(self, before: ir.Node, form: Form, shape: tuple[int, ...], name: str) -> ir.Value:
+        """The weight, decoded by nodes in front of ``before``."""
+        base, count = form.entries, digits(form.entries)
+        padding = -form.codes.size % count
+        codes = np.pad(form.codes.ravel(), (0, padding)).reshape(-1, count)
+        powers = base ** np.arange(count)
+        packed = (codes @ powers).astype(np.uint16)[:, None]
+        value = _initializer(self.graph, name, packed)
+        value = self._node(before, "Cast", value, to=int(_INT64))
+        value = self._node(before, "Div", value, self._numbers(*map(int, powers)))
+        value = self._node(before, "Mod", value, self._numbers(base))
+        if padding:
+            value = self._node(before, "Reshape", value, self._numbers(-1))
+            value = self._node(before, "Slice", value, self._numbers(0), self._numbers(form.codes.size))
+        if form.by_channel:
+            value = self._node(before, "Reshape", value, self._numbers(*form.codes.shape))
+        table = _initializer(self.graph, self.name(), form.table)
+        look_up = "GatherElements" if form.by_channel else "Gather"
+        value = self._node(before, look_up, table, value, axis=int(form.by_channel))
+        return self._node(before, "Reshape", value, self._numbers(*shape))
+
+    def _node(self, before: ir.Node, kind: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+        node = ir.node(kind, inputs, attributes=attributes)
+        self.graph.insert_before(before, node)
+        node.name, node.outputs[0].name = "", self.name()
+        return node.outputs[0]
+
+    def _numbers(self, *numbers: int) -> ir.Value:
+        if numbers not in self.constants:
+            self.constants[numbers] = _initializer(self.graph, self.name(), np.array(numbers, np.int64))
+        return self.constants[numbers]
+
+    def name(self) -> str:
+        """A short one that nobody has."""
+        name = next(name for name in (f"w{i}" for i in range(len(self.taken), 10**9)) if name not in self.taken)
+        self.taken.add(name)
+        return name
+
+
+def _is_placeholder(node: ir.Node | None) -> bool:
+    return node is not None and node.domain == _DOMAIN and node.op_type == _NAME
+
+
+def _placeholders(model: ir.Model) -> Iterator[ir.Node]:
+    yield from [node for node in model.graph if _is_placeholder(node)]
+
+
+def _array(value: ir.Value | None) -> Array | None:
+    return value.const_value.numpy() if value is not None and value.const_value is not None else None
+
+
+def _stem(weight: ir.Value) -> str:
+    """``conv1`` of a weight hidden in a placeholder."""
+    node = weight.producer()
+    assert node is not None
+    assert node.inputs[0] is not None
+    return re.sub(r"(\.parametrizations)?\.weight(\.original)?$", "", str(node.inputs[0].name))
+
+
+def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    while name in graph.initializers:
+        name += "'"
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,1 @@
+"""Steps that share weights through a codebook."""

@@ -1,0 +1,113 @@
+"""A weight that is looked up in a codebook: what the steps of this folder leave in the model.
+
+W = C[I]: the weight is cut into sub-vectors of d consecutive numbers (d = 1: single numbers), I holds one code for
+each and C the K sub-vectors that they stand for. The codes stay; the codebook is a parameter, and the gradient of an
+entry is the sum of the gradients of the places that look it up (Han et al. 2016, arXiv 1510.00149, section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from laconic import surgery
+from laconic.errors import RecipeError, TrialError
+from laconic.fake_quantize import weight_quantizer
+
+LARGEST = 256
+"""Codes are bytes."""
+
+
+class _LookUp(torch.autograd.Function):
+    """``values[index]``, with a backward whose sums do not depend on the number of threads."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.entries = len(values)
+        return values[index.long()]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        columns = [torch.bincount(index, column.double(), ctx.entries) for column in grads[0].unbind(1)]
+        return torch.stack(columns, 1).to(grads[0].dtype), None
+
+
+class Codebook(nn.Module):
+    """The parametrization: ``index`` (n / d,) uint8 and ``values`` (K, d) make a weight of ``shape`` (n numbers).
+
+    The weight that it replaces is not kept: the model holds the codes and the codebook alone.
+    """
+
+    index: Tensor
+
+    def __init__(self, index: Tensor, values: Tensor, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("index", index.to(torch.uint8))
+        self.values = nn.Parameter(values.detach().clone())
+        self.shape = tuple(shape)
+
+    def codes(self) -> Tensor:
+        """uint8, in the weight's shape for single numbers, (n / d,) for sub-vectors."""
+        return self.index.reshape(self.shape) if self.values.shape[1] == 1 else self.index
+
+    def codebook(self) -> Tensor:
+        """(K,) for single numbers, (K, d) for sub-vectors."""
+        return self.values.detach().squeeze(1)
+
+    def forward(self) -> Tensor:
+        if torch.compiler.is_exporting():
+            return self.values[self.index.long()].reshape(self.shape)
+        return _LookUp.apply(self.values, self.index).reshape(self.shape)  # type: ignore[no-any-return]
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """Nothing is kept of the weight."""
+        return ()
+
+
+def codebook_of(layer: nn.Module) -> Codebook | None:
+    """The codebook that a layer's weight is looked up in, if there is one."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    chain = layer.parametrizations["weight"]  # type: ignore[index]
+    return next((link for link in chain if isinstance(link, Codebook)), None)
+
+
+def install(layer: surgery.Layer, index: Tensor, values: Tensor) -> None:
+    """Let the layer's weight be ``values[index]``, whatever gave it before."""
+    shape = layer.weight.shape
+    if parametrize.is_parametrized(layer, "weight"):
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    parametrize.register_parametrization(layer, "weight", Codebook(index, values, shape))
+
+
+def install_empty(layer: surgery.Layer, entries: int, length: int) -> None:
+    """The structure that :func:`install` gives, for weights that are loaded afterwards."""
+    codes = layer.weight.numel() // length
+    install(layer, torch.zeros(codes, dtype=torch.uint8), layer.weight.new_zeros(entries, length))
+
+
+def open_layers(model: nn.Module, left: Sequence[str], step: str) -> dict[str, surgery.Layer]:
+    """The layers whose weights ``step`` may share: not those that match the globs ``left``, nor those whose weight is
+    another layer's too. Raises :class:`RecipeError` where weights are integers already, :class:`TrialError` where a
+    weight is not finite."""
+    layers = surgery.weighted_layers(model)
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    found = {}
+    for name, layer in layers.items():
+        if surgery.matches(name, left):
+            continue
+        if weight_quantizer(layer) is not None:
+            raise RecipeError(f"{step} behind a step that made {name} integer", fix=f"put {step} before it")
+        if not parametrize.is_parametrized(layer, "weight") and owners[id(layer.weight)] > 1:
+            continue
+        if not bool(torch.isfinite(layer.weight).all()):
+            raise TrialError(f"a weight of {name} is not finite")
+        found[name] = layer
+    return found

@@ -1,0 +1,158 @@
+"""K-means of a layer's weights: the fixed point of Lloyd's iterations, and a codebook that trains."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from laconic import surgery
+from laconic.core import Recipe
+from laconic.errors import RecipeError, TrialError
+from laconic.steps.cluster.codebook import Codebook, codebook_of
+from laconic.steps.cluster.kmeans import Cluster, kmeans
+from laconic.steps.quantize.post_training import Quantize
+from tests.networks import context, network, task_for
+
+
+def clustered(name: str = "plain", *steps: object, **settings: object) -> tuple[nn.Module, dict[str, object]]:
+    recipe = Recipe((Cluster(**settings), *steps))  # type: ignore[arg-type]
+    model, facts = recipe.apply(network(name), task_for(name), context())
+    return model, facts[0]
+
+
+def book_of(model: nn.Module, layer: str) -> Codebook:
+    book = codebook_of(model.get_submodule(layer))
+    assert book is not None
+    return book
+
+
+def plain_lloyd(weights: np.ndarray, entries: int) -> np.ndarray:
+    """Lloyd's iterations as the paper has them, from centroids spread evenly between the extremes."""
+    centroids = np.linspace(weights.min(), weights.max(), entries)
+    for _ in range(500):
+        nearest = np.abs(weights[:, None] - centroids).argmin(1)
+        centroids = np.array(
+            [weights[nearest == k].mean() if (nearest == k).any() else c for k, c in enumerate(centroids)]
+        )
+    return centroids
+
+
+def least_sum(weights: np.ndarray, entries: int) -> float:
+    """The least sum of squares of any partition: in one dimension clusters are runs of the sorted weights."""
+    order, n = np.sort(weights), len(weights)
+    cuts = itertools.combinations(range(1, n), entries - 1)
+    return min(sum(float(((p - p.mean()) ** 2).sum()) for p in np.split(order, cut)) for cut in cuts)
+
+
+@pytest.mark.parametrize("entries", [2, 4, 32])
+def test_lloyds_iterations(entries: int) -> None:
+    weights = np.random.default_rng(entries).standard_normal(800)
+    centroids, index = kmeans(weights, entries)
+    np.testing.assert_allclose(centroids, plain_lloyd(weights, entries), atol=1e-12)
+    assert np.array_equal(index, np.abs(weights[:, None] - centroids).argmin(1))
+
+
+def test_never_better_than_the_best_and_as_good_where_clusters_are_clear() -> None:
+    rng = np.random.default_rng(0)
+    for clear in (False, True):
+        weights = rng.standard_normal(12) * (0.05 if clear else 1.0) + (np.arange(12) % 3 if clear else 0)
+        centroids, index = kmeans(weights, 3)
+        found, best = float(((weights - centroids[index]) ** 2).sum()), least_sum(weights, 3)
+        assert found >= best - 1e-12
+        assert not clear or found == pytest.approx(best)
+
+
+def test_a_weight_is_its_codes_in_its_codebook_and_nothing_else_is_kept() -> None:
+    model, facts = clustered(bits=3)
+    assert facts == {
+        "layers": [[name, 8] for name in ("conv1", "conv2", "fc1", "fc2")],
+        "stored_bits": 3,
+        "computed": "float32",
+        "steps": 0,
+    }
+    for name, layer in surgery.weighted_layers(model).items():
+        book = book_of(model, name)
+        assert book.codes().dtype == torch.uint8
+        assert book.codes().shape == layer.weight.shape
+        assert torch.equal(book.codebook()[book.codes().long()], layer.weight)
+        nearest = (network("plain").get_submodule(name).weight[..., None] - book.codebook()).abs().argmin(-1)  # type: ignore[operator]
+        assert torch.equal(nearest, book.codes().long())
+    kept = {key: value.numel() for key, value in model.state_dict().items() if "conv2.param" in key}
+    assert kept == {
+        "conv2.parametrizations.weight.0.index": 8 * 12 * 9,
+        "conv2.parametrizations.weight.0.values": 8,
+    }
+
+
+def test_the_gradient_of_a_centroid_is_the_sum_over_its_weights() -> None:
+    model, _ = clustered(bits=2)
+    dense = network("plain")
+    dense.load_state_dict(
+        {key: value for key, value in model.state_dict().items() if "parametrizations" not in key}
+        | {f"{name}.weight": layer.weight.detach() for name, layer in surgery.weighted_layers(model).items()}
+    )
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for one in (model, dense):
+        one(x).square().sum().backward()
+    for name in ("conv2", "fc1"):
+        book, gradient = book_of(model, name), dense.get_submodule(name).weight.grad
+        sums = [float(gradient[book.codes() == k].sum()) for k in range(4)]  # type: ignore[index]
+        assert book.values.grad is not None
+        np.testing.assert_allclose(book.values.grad.squeeze(1), sums, rtol=1e-4)
+
+
+def test_training_moves_the_codebook_and_no_code() -> None:
+    before, _ = clustered(bits=2)
+    after, facts = clustered(bits=2, epochs=6, batch=16, lr=1e-2, distill=0.0)
+    assert facts["last_loss"] < facts["first_loss"]  # type: ignore[operator]
+    for name in ("conv1", "fc2"):
+        old, new = book_of(before, name), book_of(after, name)
+        assert torch.equal(old.codes(), new.codes())
+        assert not torch.equal(old.codebook(), new.codebook())
+        assert len(after.get_submodule(name).weight.unique()) <= 4  # type: ignore[operator]
+
+
+def test_what_would_not_get_smaller_stays() -> None:
+    model, facts = clustered("mlp", bits=8)  # 4608, 384 and 64 weights; 256 centroids
+    assert facts["layers"] == [["1", 256], ["3", 256]]
+    assert codebook_of(model.get_submodule("5")) is None
+
+
+def test_layers_stay_that_are_excluded_kept_or_tied() -> None:
+    recipe = Recipe((Cluster(exclude=("fc*",)),))
+    _, (facts,) = recipe.apply(network("plain"), task_for("plain"), context(keep=("conv1",)))
+    assert [name for name, _ in facts["layers"]] == ["conv2"]
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(192, 20), nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 4))
+    tied[3].weight = tied[2].weight
+    model, (facts,) = Recipe((Cluster(bits=2),)).apply(tied, task_for("plain"), context())
+    assert [name for name, _ in facts["layers"]] == ["1", "4"]
+    assert model[3].weight is model[2].weight
+
+
+def test_clustered_again() -> None:
+    model, _ = clustered("plain", Cluster(bits=1), bits=3)
+    layer = model.get_submodule("fc1")
+    assert len(layer.parametrizations["weight"]) == 1  # type: ignore[arg-type, index]
+    assert len(layer.weight.unique()) == 2  # type: ignore[operator]
+
+
+def test_training_needs_data() -> None:
+    with pytest.raises(RecipeError, match="Cluster needs training data"):
+        Recipe((Cluster(epochs=1),)).apply(network("plain"), task_for("plain", trainable=False), context())
+
+
+def test_integers_are_not_clustered() -> None:
+    with pytest.raises(RecipeError, match="put Cluster before it"):
+        Recipe((Quantize(), Cluster())).apply(network("plain"), task_for("plain"), context())
+
+
+def test_a_weight_that_is_not_finite_fails_the_trial() -> None:
+    model = network("plain")
+    with torch.no_grad():
+        model.get_submodule("fc1").weight[0, 0] = torch.nan  # type: ignore[index]
+    with pytest.raises(TrialError, match="fc1"):
+        Recipe((Cluster(),)).apply(model, task_for("plain"), context())
