@@ -8,7 +8,7 @@ import sys
 from benchmarks import tables
 from benchmarks.records import FOLDER, Skipped
 
-ALL = ("startup", "certificate", "demo", "lenet", "kill", "mobilenet", "ladder", "vendors")
+ALL = ("startup", "certificate", "demo", "lenet", "kill", "mobilenet", "binary", "quantization", "ladder", "vendors")
 
 
 def main(names: list[str]) -> int:

@@ -5,6 +5,7 @@ A figure that no record holds is not written: the table says that the benchmark 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -97,6 +98,48 @@ def peers() -> str:
     return _table(columns, rows) + n + _measured_on(found)
 
 
+def quantization() -> str:
+    """INT8 on every network of the benchmarks, beside the best and the fastest peer."""
+    found = records.read("quantization")
+    if not found:
+        return _NOT_RUN
+    rows = []
+    for row in found["summary"]:
+        to_float, to_peer = row["speed_to_float"], row["laconic_over_peer"]
+        less = f"{words.points(row['difference'])} (at least {_points_at_least(row['difference_low'])})"
+        peer_speed = f"{to_peer['value']:.3f} ({to_peer['low']:.3f}-{to_peer['high']:.3f}), {row['fastest_peer']}"
+        rows.append(
+            [
+                row["network"],
+                row["target"],
+                f"{row['n']:,}",
+                f"**{row['agreement']:.2%}**",
+                f"{row['best_peer_agreement']:.2%}, {row['best_peer']}",
+                less,
+                f"{to_float['value']:.2f}x",
+                peer_speed,
+            ]
+        )
+    columns = [
+        "network, data",
+        "runtime",
+        "n",
+        "laconic agrees with float32",
+        "the peer that agrees most",
+        "laconic less that peer, points (95 %)",
+        "faster than float32",
+        "laconic's speed over the fastest peer (95 %)",
+    ]
+    skipped = "".join(f"\n\nNot run: {name}: {reason}." for name, reason in found["skipped"].items())
+    recipe = f"\n\nRecipe of all rows: {describe(found['recipe'])}."
+    return _table(columns, rows) + recipe + skipped + _measured_on(found)
+
+
+def _points_at_least(fraction: float) -> str:
+    """A lower bound in points, rounded down."""
+    return f"{math.floor(1e4 * fraction + 1e-6) / 100 + 0.0:.2f}"
+
+
 def certificate() -> str:
     """Does the certificate keep its word?"""
     found = records.read("certificate")
@@ -133,6 +176,7 @@ def reliability() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "results": results,
     "peers": peers,
+    "quantization": quantization,
     "certificate": certificate,
     "reliability": reliability,
 }
