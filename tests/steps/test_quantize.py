@@ -570,6 +570,13 @@ def test_a_float_layer_between_integers_is_not_rounded_by_the_runtime(tmp_path: 
     assert (found["Conv"], found["QLinearConv"]) == (1, 3)
 
 
+@pytest.mark.parametrize(("layer", "kernel"), [("conv2", "Conv"), ("fc1", "Gemm")])
+def test_a_float_layer_behind_what_moves_integers_stays_so(layer: str, kernel: str, tmp_path: Path) -> None:
+    changed, _ = quantize(network("plain"), settings=Quantize(exclude=(layer,)))
+    found = onnxruntime.optimized_operators(agrees(changed, "plain", tmp_path).path, TARGET)
+    assert found.get(kernel, 0) + found.get(f"Fused{kernel}", 0) == 1
+
+
 @pytest.mark.parametrize("size", [1e6, 1e-6])
 def test_outliers_among_channels(size: float) -> None:
     """One channel a million times larger, or smaller, than its neighbours keeps its precision, and so do they."""

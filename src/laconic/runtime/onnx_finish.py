@@ -17,6 +17,7 @@ import onnx_ir as ir
 from laconic.core import Array
 from laconic.runtime.onnx_shorten import shorten
 
+_MOVES = ("MaxPool", "Flatten", "Reshape")
 _LARGEST_INT4, _INT4_OPSET = 7, 21
 _WORTH_A_NODE = 512  # codes; a Cast takes about a hundred bytes
 _LARGEST_BIAS = 2**30  # the other half of an int32 is for the products that are added to it
@@ -133,24 +134,34 @@ def _add_bias_apart(graph: ir.Graph, node: ir.Node, bias: Array) -> None:
 def _keep_float(graph: ir.Graph, node: ir.Node) -> None:
     """A layer with float weights behind a quantizer stays one: ONNX Runtime (1.31, WeightBiasQuantization) rounds its
     weights to 8 bits per tensor, unasked, unless what it reads is dequantized with a scale per channel."""
-    value, weight = node.inputs[0], _constant(node.inputs[1])
+    reader, value = node, node.inputs[0]
     source = value.producer() if value is not None else None
-    if value is None or source is None or source.op_type != "DequantizeLinear" or weight is None:
+    while source is not None and source.op_type in _MOVES and len(source.outputs[0].uses()) == 1:
+        reader, value = source, source.inputs[0]  # the runtime would swap it with what dequantizes
+        source = value.producer() if value is not None else None
+    if value is None or source is None or source.op_type != "DequantizeLinear" or _constant(node.inputs[1]) is None:
         return
-    scale, zero = (_constant(value) for value in source.inputs[1:3])
-    if scale is None or zero is None or scale.ndim:
+    scale, zero = (_constant(constant) for constant in source.inputs[1:3])
+    channels = _channels(node, source.inputs[0])
+    if scale is None or zero is None or scale.ndim or channels is None:
         return
-    if node.op_type == "Gemm":
-        channels = weight.shape[1 if "transB" in node.attributes and node.attributes["transB"].as_int() else 0]
-    else:
-        channels = weight.shape[1] * (node.attributes["group"].as_int() if "group" in node.attributes else 1)
     spread = [
         _initializer(graph, f"{value.name}.{part}", np.full(channels, a))
         for part, a in (("scale", scale), ("zero", zero))
     ]
     dequantize = ir.node("DequantizeLinear", [source.inputs[0], *spread], attributes={"axis": 1})
-    node.prepend(_like(dequantize, source))
-    node.replace_input_with(0, dequantize.outputs[0])
+    reader.prepend(_like(dequantize, source))
+    reader.replace_input_with(0, dequantize.outputs[0])
+
+
+def _channels(node: ir.Node, value: ir.Value | None) -> int | None:
+    """The size of axis 1 of what a layer reads: by its shape, where that is known; of a convolution by its weight."""
+    if value is not None and value.shape is not None and len(value.shape) > 1 and isinstance(value.shape[1], int):
+        return value.shape[1]
+    weight = _constant(node.inputs[1])
+    if node.op_type == "Gemm" or weight is None:
+        return None
+    return int(weight.shape[1]) * (node.attributes["group"].as_int() if "group" in node.attributes else 1)
 
 
 def _stored(value: ir.Value | None) -> tuple[Array | None, Array | None]:
