@@ -78,8 +78,9 @@ def choose_codes(
     model.eval()
     give_biases(layers)
     twin = rounding.float_network(model)
+    floats = surgery.weighted_layers(twin)
     graph = surgery.trace(twin, {name: x[:2] for name, x in inputs.items()})
-    bounds, scales = _bounds(graph, layers), rounding.input_scales(model, graph)
+    bounds, scales = bounds_behind(graph, layers), rounding.input_scales(model, graph)
     places: dict[str, Tensor] = {}
     wanted: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(context.seed)
@@ -106,9 +107,9 @@ def choose_codes(
         if key not in wanted:
             return func(*args, **kwargs)
         layer = layers[module]
-        shift = getattr(layer, "bias_correction", 0.0)
-        bias = layer.bias - shift
-        rows = Rows(_rows(layer, args, kwargs, places[key]), wanted.pop(key), bounds[key], bias)
+        exact = floats[module].bias
+        assert exact is not None
+        rows = Rows(_rows(layer, args, kwargs, places[key]), wanted.pop(key), bounds[key], exact)
         rounding.write_codes(layer, choose(layer, rows))
         bias = rows.bias + rows.shift(rows.outputs(layer.weight))
         rounding.write_bias(layer, bias, rows.bias, scales.get(module))
@@ -125,7 +126,7 @@ def give_biases(layers: dict[str, surgery.Layer]) -> None:
         surgery.give_bias(layer)
 
 
-def _bounds(graph: surgery.Graph, layers: dict[str, surgery.Layer]) -> dict[str, tuple[float, float]]:
+def bounds_behind(graph: surgery.Graph, layers: dict[str, surgery.Layer]) -> dict[str, tuple[float, float]]:
     """The first call of each layer, and what the relu or clamp behind it keeps."""
     consumers = graph.consumers()
     found: dict[str, tuple[float, float]] = {}
@@ -146,7 +147,7 @@ def _groups(layer: surgery.Layer) -> int:
 
 def _rows(layer: surgery.Layer, args: tuple[Any, ...], kwargs: dict[str, Any], places: Tensor) -> Tensor:
     """What the layer reads where it gives ``places`` of its output: (groups, rows, inputs)."""
-    x = args[0]
+    x: Tensor = args[0]
     if isinstance(layer, nn.Linear):
         return x[torch.unravel_index(places, x.shape[:-1])][None]  # 1 r k
     space = layer.weight.shape[2:]

@@ -45,7 +45,7 @@ def quantizer_of(layer: surgery.Layer) -> FakeQuantize:
 
 def float_weight(layer: surgery.Layer) -> Tensor:
     """The weight as it is in front of its quantizer."""
-    original: Tensor = layer.parametrizations["weight"].original  # type: ignore[index, union-attr, assignment]
+    original: Tensor = layer.parametrizations["weight"].original  # type: ignore[index, union-attr]
     return original.detach()
 
 
