@@ -8,7 +8,19 @@ import sys
 from benchmarks import tables
 from benchmarks.records import FOLDER, Skipped
 
-ALL = ("startup", "certificate", "demo", "lenet", "kill", "mobilenet", "binary", "quantization", "ladder", "vendors")
+ALL = (
+    "startup",
+    "certificate",
+    "demo",
+    "lenet",
+    "kill",
+    "mobilenet",
+    "binary",
+    "quantization",
+    "ladder",
+    "vendors",
+    "w4",
+)
 
 
 def main(names: list[str]) -> int:

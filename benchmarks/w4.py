@@ -36,13 +36,12 @@ RECIPES: dict[str, tuple[Step, ...]] = {
     "uniform: GPTQ": (UNIFORM, GPTQ()),
     "uniform: AdaRound": (UNIFORM, AdaRound()),
     "uniform: Reconstruct": (UNIFORM, Reconstruct()),
-    "ends: nearest": (Quantize(bits=4, weight_ranges="mse", layers=MIXED, bias_correction=False),),
     "ends: bias correction": (ENDS,),
     "ends: GPTQ": (ENDS, GPTQ()),
-    "ends: AdaRound": (ENDS, AdaRound()),
     "ends: Reconstruct": (ENDS, Reconstruct()),
     "INT8: bias correction": (Quantize(),),
     "INT8: Reconstruct": (Quantize(), Reconstruct()),
+    "uniform: Reconstruct, no drop": (UNIFORM, Reconstruct(drop=False)),
 }
 
 

@@ -37,7 +37,7 @@ _BATCH = 256  # rows
 class AdaRound:
     """Learn the rounding of quantized weights, layer by layer, in ``iterations`` steps of Adam for each."""
 
-    iterations: int = 500
+    iterations: int = 300
 
     version: ClassVar[int] = 1
 

@@ -51,7 +51,7 @@ _UNBOUNDED = frozenset({"conv", "linear", "matmul", "add", "mean", "relu"})
 class Reconstruct:
     """Learn the rounding of quantized weights, block by block, in ``iterations`` steps on ``batch`` samples each."""
 
-    iterations: int = 300
+    iterations: int = 200
     batch: int = 8
     drop: bool = True
 
