@@ -51,7 +51,7 @@ class Quantize:
     per_channel: bool = True
     weight_ranges: Literal["minmax", "mse"] = "minmax"
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_types(self)
