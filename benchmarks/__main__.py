@@ -18,6 +18,7 @@ ALL = (
     "binary",
     "quantization",
     "ladder",
+    "weights",
     "vendors",
     "w4",
 )
