@@ -128,18 +128,25 @@ def store(model: ir.Model) -> dict[str, float]:
         assert node.inputs[0] is not None
         nodes.setdefault(node.inputs[0], []).append(node)
     for source, hiding in nodes.items():
-        name, array = str(source.name), _array(source)
-        result = source
+        name, array, result = str(source.name), _array(source), source
+        scaled = [use.node for node in hiding for use in node.outputs[0].uses() if use.node.op_type == "Mul"]
         form = None if array is None or model.opset_imports[""] < _LEAST_OPSET else smallest(array)
         if form is not None and array is not None:
             del model.graph.initializers[name]
             result = writer.decoded(hiding[0], form, array.shape, name)
             stored[name] = round(8 * form.size_bytes / array.size, 3)
+        for node in scaled:
+            node.name, node.outputs[0].name = "", writer.name()
+            product = _array(node.outputs[0])
+            if form is None and product is not None:
+                node.outputs[0].replace_all_uses_with(_initializer(model.graph, name, product))
+                model.graph.remove(node, safe=True)
         for node in hiding:
-            for user in [use.node for use in node.outputs[0].uses() if use.node.op_type == "Mul"]:
-                user.name, user.outputs[0].name = "", writer.name()
             node.outputs[0].replace_all_uses_with(result)
             model.graph.remove(node, safe=True)
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name]
     model.opset_imports.pop(_DOMAIN, None)
     return stored
 
