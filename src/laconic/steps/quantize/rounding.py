@@ -28,12 +28,18 @@ WARM_UP = 0.2  # of the iterations, without the regulariser
 
 
 def rounded_layers(model: nn.Module, step: str) -> dict[str, surgery.Layer]:
-    """The layers whose weights are rounded to integers; :class:`RecipeError` where there are none."""
+    """The layers whose float weights are rounded to integers; :class:`RecipeError` where there are none. A weight of
+    few values (ternary, say) that was then rounded is none of them: its codes follow from those values."""
     layers = surgery.weighted_layers(model)
-    found = {name: layer for name, layer in layers.items() if weight_quantizer(layer) is not None}
+    found = {name: layer for name, layer in layers.items() if _rounds_float(layer)}
     if not found:
         raise RecipeError(f"{step} finds no weights that are rounded", fix="put Quantize before it in the recipe")
     return found
+
+
+def _rounds_float(layer: surgery.Layer) -> bool:
+    quantizer = weight_quantizer(layer)
+    return quantizer is not None and layer.parametrizations["weight"][0] is quantizer  # type: ignore[index]
 
 
 def quantizer_of(layer: surgery.Layer) -> FakeQuantize:
