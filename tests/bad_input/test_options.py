@@ -36,7 +36,7 @@ OPTIONS = [
     ("--expect-score much", "--expect-score cannot be read"),
     ("--objective size", "unrecognized arguments: --objective size; see 'laconic --help'"),
     ("--budge 5m", "unrecognized arguments: --budge 5m"),  # no abbreviation is completed
-    ("--target tflite", "unknown runtime: got 'tflite', wanted one of onnxruntime, openvino, torch"),
+    ("--target tflite", "unknown runtime: got 'tflite', wanted one of executorch, litert, onnxruntime, openvino"),
     ("--target onnxruntime:gpu", "a device that onnxruntime does not have: got 'gpu', wanted cpu"),
     ("--target onnxruntime:cpu,threads=0", "a target's option cannot be read: got 'threads=0'"),
     ("--target onnxruntime:cpu,cores=2", "a target's option cannot be read: got 'cores=2'"),
@@ -94,8 +94,9 @@ def net():
 # ------------------------------------------------------------------------------------------------------------- recipes
 
 RECIPES = [
-    ("- step: Distil", "unknown step: got 'Distil', wanted one of Cast, FineTune, PruneChannels, Quantize"),
-    ("- step: Quantize\n  bits: 4", "unknown setting of Quantize: got 'bits', wanted one of ranges, bias_correction"),
+    ("- step: Distil", "unknown step: got 'Distil', wanted one of AdaRound, Binary, Cast, Cluster"),
+    ("- step: Quantize\n  width: 4", "unknown setting of Quantize: got 'width', wanted one of ranges, bias_correction"),
+    ("- step: Quantize\n  bits: 1", "Quantize of bits: got 1, wanted 2 to 8 bits"),
     ("- step: Quantize\n  ranges: max", "ranges of Quantize: got 'max', wanted minmax or percentile or mse"),
     ("- step: PruneChannels\n  ratio: 1.5", "PruneChannels of ratio: got 1.5, wanted 0 up to, not including, 1"),
     ("- step: FineTune\n  epochs: many", "epochs of FineTune: got 'many', wanted a number"),
