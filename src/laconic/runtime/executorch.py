@@ -10,14 +10,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from laconic.core import Array, Arrays, Facts, Target, Traits
 from laconic.errors import DeployError
 from laconic.runtime.export import torch_quiet
-from laconic.runtime.integers import Names, lowered, optional, silent
+from laconic.runtime.integers import Names, lowered, new_constant, optional, silent, value_of
 from laconic.runtime.session import Session
 
 SUFFIX = ".pte"
@@ -40,6 +41,7 @@ def write(module: GraphModule, args: tuple[Tensor, ...], names: Names, path: Pat
     partitioner = optional("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
     exir = optional("executorch.exir", "executorch")
     _keep_dimensions(module)
+    _free_weights(module)
     with silent(), torch_quiet("write the model for ExecuTorch"):
         program = torch.export.export(module, args)
         edge = exir.to_edge_transform_and_lower(program, partitioner=[partitioner.XnnpackPartitioner()])
@@ -67,6 +69,29 @@ def _keep_dimensions(module: GraphModule) -> None:
             dropped = graph.call_function(torch.ops.aten.reshape.default, (mean, list(node.meta["val"].shape)))
         node.replace_all_uses_with(dropped)
         graph.erase_node(node)
+    module.recompile()
+
+
+def _free_weights(module: GraphModule) -> None:
+    """Weights stored as codes become float again where their layer has floats on one side: XNNPACK has no kernel for
+    it, and the runtime none that gives back the numbers."""
+    aten = torch.ops.aten
+    fused = {aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default}
+    for node in list(module.graph.nodes):
+        if node.target is not _PAIRS.dequantize_per_channel.default or node.args[0].op != "get_attr":
+            continue
+        for layer in list(node.users):
+            source, result = layer.args[0], layer
+            while source.target in (aten.pad.default, aten.constant_pad_nd.default):
+                source = source.args[0]
+            if len(result.users) == 1 and next(iter(result.users)).target in fused:
+                result = next(iter(result.users))
+            reads = source.target is _PAIRS.dequantize_per_tensor.default
+            if reads and [n.target for n in result.users] == [_PAIRS.quantize_per_tensor.default]:
+                continue
+            args = [value_of(module, a) if isinstance(a, Node) else a for a in node.args]
+            layer.replace_input_with(node, new_constant(module, node, node.target(*args)))
+    module.graph.eliminate_dead_code()
     module.recompile()
 
 
@@ -107,7 +132,7 @@ def open_file(path: Path, target: Target) -> Session:
         raise DeployError(f"ExecuTorch cannot open the file: {str(error).splitlines()[0]}") from error
 
     def run(inputs: Arrays) -> list[Array]:
-        given = [torch.as_tensor(inputs[name]) for name in names.inputs]
+        given = [torch.as_tensor(np.ascontiguousarray(inputs[name])) for name in names.inputs]  # it ignores strides
         return names.arrange(inputs, [y.numpy() for y in program.forward(given)])
 
     return Session(run, names.inputs, [name for name, _ in names.outputs], batch=names.batch)

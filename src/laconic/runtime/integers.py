@@ -100,18 +100,19 @@ def _fold_constants(module: GraphModule) -> None:
         if node.op != "call_function" or node.target is _FAKE_QUANTIZE or not node.all_input_nodes:
             continue
         if all(n.op == "get_attr" for n in node.all_input_nodes) and isinstance(node.meta.get("val"), Tensor):
-            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: _value(module, n))
-            node.replace_all_uses_with(_constant(module, node, node.target(*args, **kwargs)))
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: value_of(module, n))
+            node.replace_all_uses_with(new_constant(module, node, node.target(*args, **kwargs)))
 
 
-def _value(module: GraphModule, node: Node) -> Tensor:
+def value_of(module: GraphModule, node: Node) -> Tensor:
+    """What a constant of the graph holds."""
     path, _, name = str(node.target).rpartition(".")
     value = getattr(module.get_submodule(path), name)
     assert isinstance(value, Tensor)
     return value.detach()
 
 
-def _constant(module: GraphModule, before: Node, value: Tensor) -> Node:
+def new_constant(module: GraphModule, before: Node, value: Tensor) -> Node:
     """A new constant of the graph, in front of ``before``."""
     name = f"constant_{sum(1 for _ in module.buffers())}"
     module.register_buffer(name, value.detach().contiguous())
@@ -123,7 +124,7 @@ def _lower(module: GraphModule, node: Node, stored: bool) -> None:
     """Replace a quantizer: of a constant by its codes, of an 8-bit activation by a pair, any other by what it does."""
     x, scale_node, zero_node, qmin, qmax, axis = node.args
     assert isinstance(x, Node)
-    scale, zero = _value(module, scale_node), _value(module, zero_node)  # type: ignore[arg-type]
+    scale, zero = value_of(module, scale_node), value_of(module, zero_node)  # type: ignore[arg-type]
     constant = x.op == "get_attr"
     if not constant and (axis != PER_TENSOR or qmax - qmin != 255):  # type: ignore[operator]
         node.replace_all_uses_with(_simulated(module.graph, node))
@@ -135,14 +136,14 @@ def _lower(module: GraphModule, node: Node, stored: bool) -> None:
     if axis == PER_TENSOR:
         how = (float(scale), int(zero) - shift, *how)
     else:
-        scales, zeros = (_constant(module, node, t) for t in (scale, zero.long() - shift))
+        scales, zeros = (new_constant(module, node, t) for t in (scale, zero.long() - shift))
         how = (scales, zeros, axis, *how)
     quantize, dequantize = (getattr(_PAIRS, f"{verb}_{kind}").default for verb in ("quantize", "dequantize"))
     with module.graph.inserting_before(node):
         codes = module.graph.call_function(quantize, (x, *how))
     if constant and stored:
-        args = [_value(module, a) if isinstance(a, Node) else a for a in codes.args]
-        codes = _constant(module, node, quantize(*args))
+        args = [value_of(module, a) if isinstance(a, Node) else a for a in codes.args]
+        codes = new_constant(module, node, quantize(*args))
     for user in list(node.users):  # each its own: XNNPACK swallows one that an operator of integers reads
         with module.graph.inserting_before(node):
             user.replace_input_with(node, module.graph.call_function(dequantize, (codes, *how)))

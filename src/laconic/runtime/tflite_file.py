@@ -34,7 +34,7 @@ def finished(content: bytes) -> bytes:
 
 def _kind(model: Any, operator: Any) -> int:
     code = model.operatorCodes[operator.opcodeIndex]
-    return max(code.builtinCode, code.deprecatedBuiltinCode)
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
 # ------------------------------------------------------------------------------------------------------------- padding
@@ -55,8 +55,10 @@ class _Padding:
         gone: list[Any] = []
         for pad in self.graph.operators:
             turn = self._only_reader(pad, _KINDS.PAD)
-            conv = self._only_reader(turn, _KINDS.TRANSPOSE) if turn is not None else None
-            if conv is None or self._constant(turn.inputs[1]) != _TO_LAST or not self._is_same(pad, conv):
+            conv = None if turn is None else self._only_reader(turn, _KINDS.TRANSPOSE)
+            if turn is None or conv is None:
+                continue
+            if self._constant(turn.inputs[1]) != _TO_LAST or not self._is_same(pad, conv):
                 continue
             before = self.made.get(pad.inputs[0])
             gone.append(pad)
