@@ -215,7 +215,7 @@ def test_explain_prints_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.code == 0
     bound = points_at_most(sized().said.json["certificate"]["bound"])
     assert f"certified: top-1 fell by at most {bound} points at 95 %" in said.out
-    assert "PruneChannels" in said.out
+    assert "Quantize" in said.out
     assert str(sized().out / "report.html") in said.out.replace("\n", "")
     assert laconic("explain", sized().out, "--json").json == sized().manifest
 
