@@ -1,7 +1,7 @@
 """The networks that compression is measured on: each with its trained weights, and the public data as its task.
 
-Calibration takes 128 samples (100 of the keywords); search and holdout are samples that the network was not trained on. A network whose files
-are absent here is skipped, and says so.
+Calibration takes 128 samples (100 of the keywords); search and holdout are samples that the network was not trained on.
+A network whose files are absent here is skipped, and says so.
 """
 
 from __future__ import annotations
