@@ -29,7 +29,7 @@ def main(folder: Path) -> dict[str, Any]:
         "first_package_seconds": made.manifest["first_package_seconds"],
         "trials": len(trials),
         "model": made.manifest["model"]["source"].partition("@")[0],
-        "shrink": {name: value for name, value in summary.items() if name != "package"},
+        "shrink": summary,
     }
     print(json.dumps(found, indent=1), datetime.datetime.now(datetime.UTC).isoformat())
     return records.write(folder, "demo", found)

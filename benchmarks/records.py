@@ -57,4 +57,5 @@ def laconic(*arguments: str | Path) -> dict[str, Any]:
     if result.returncode not in (0, 3):
         raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}")
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    del found["package"]  # where it lay on this machine
     return found
