@@ -109,7 +109,9 @@ class Task:
 
     ``train`` gives calibration (its first ``calibration`` samples) and, if ``trainable``, fine-tuning; ``search``
     chooses; ``holdout`` is opened once, for the certificate. ``loss(outputs, targets)`` takes and returns torch
-    tensors. ``provenance`` is JSON: where the data came from, the sizes of the splits, what was left out.
+    tensors; ``augment(inputs, generator)`` gives what named training inputs (tensors on any device) are turned into
+    before each step of training, and nowhere else. ``provenance`` is JSON: where the data came from, the sizes of the
+    splits, what was left out.
     """
 
     name: str
@@ -123,6 +125,7 @@ class Task:
     labels: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     calibration: int = 128
+    augment: Callable[[Any, Any], Any] | None = None
     provenance: JsonObject = field(default_factory=dict)
 
     def calibration_batch(self) -> Batch:

@@ -31,6 +31,7 @@ from laconic.runtime import runtime_of
 from laconic.runtime.difference import first_difference, relative_error
 from laconic.steps import STEPS
 from laconic.steps.prune.groups import coupling
+from laconic.steps.train.device import Teacher
 from laconic.steps.train.fit import Schedule, fit
 from laconic.story.inputs import require_fit, require_layers, stated
 
@@ -74,7 +75,7 @@ class Evaluator:
             traits=self.runtime.traits(job.target),
             seed=job.seed,
             keep=job.keep,
-            reference=lambda inputs: surgery.call(self.model, inputs),
+            reference=Teacher(self.model),
             progress=progress,
         )
         self._prefixes: dict[str, tuple[nn.Module, list[Facts]]] = {}

@@ -56,7 +56,7 @@ def train(step: Trained, model: nn.Module, task: Task, context: Context) -> Fact
         return {"steps": 0}
     schedule = Schedule(step.epochs, step.lr, step.batch, _WEIGHT_DECAY, step.distill, _TEMPERATURE)
     teacher = context.reference if step.distill > 0 or task.loss is None else None
-    return fit(model, task.train, task.loss, teacher, schedule, context.seed, context.progress)
+    return fit(model, task.train, task.loss, teacher, schedule, context.seed, context.progress, augment=task.augment)
 
 
 def layers_to_change(

@@ -41,7 +41,10 @@ class FineTune:
             return model, {"steps": 0}
         schedule = Schedule(self.epochs, self.lr, self.batch, self.weight_decay, self.distill, self.temperature)
         teacher = context.reference if self.distill > 0 or task.loss is None else None
-        return model, fit(model, task.train, task.loss, teacher, schedule, context.seed, context.progress)
+        facts = fit(
+            model, task.train, task.loss, teacher, schedule, context.seed, context.progress, augment=task.augment
+        )
+        return model, facts
 
     def restore(self, model: Any, facts: Facts) -> Any:
         return model

@@ -2,7 +2,7 @@
 
 The loss is (1 - a) L(y, t) + a T^2 KL(p_T(teacher) || p_T(student)) (Hinton et al. 2015, arXiv 1503.02531), where p_T
 is the softmax of the logits over T. Without labels a = 1. The order of samples, and with it the result, follows from
-the seed.
+the seed. Training runs on the graphics card where there is one (:mod:`.device`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from torch import Tensor, nn
 from laconic import surgery
 from laconic.core import Split
 from laconic.errors import DataError, TrialError
+from laconic.steps.train.device import Recorded, placed, training_device
 
 Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 Teacher = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+Augment = Callable[[Mapping[str, Tensor], torch.Generator], Mapping[str, Tensor]]
 
 _WARM_UP = 0.05
 _GRADIENT_NORM = 5.0
+_LOOK = 50  # steps on a card between two looks at the losses: to look is to wait for it
 
 
 @dataclass(frozen=True)
@@ -48,43 +51,95 @@ def fit(
     schedule: Schedule,
     seed: int,
     progress: Callable[[str, float], None],
+    *,
+    augment: Augment | None = None,
 ) -> dict[str, float]:
     """Train ``model`` in place; returns the mean loss of the first and the last tenth of the steps.
 
-    Raises :class:`TrialError` where the loss is no longer finite, :class:`DataError` where neither labels nor a teacher
-    say what is right.
+    ``augment(inputs, generator)`` gives what a batch is turned into before each step. Raises :class:`TrialError` where
+    the loss is no longer finite, :class:`DataError` where neither labels nor a teacher say what is right.
     """
     if loss is None and teacher is None:
         raise DataError("nothing to train towards", wanted="labels or a teacher")
-    rng = np.random.default_rng(seed)
+    rng, device = np.random.default_rng(seed), training_device()
     torch.manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     per_epoch = max(1, len(data) // schedule.batch)
     steps = max(1, round(schedule.epochs * per_epoch))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
-    cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    losses: list[float] = []
+    losses = _Losses(steps, 1 if device.type == "cpu" else _LOOK, progress)
     order = rng.permutation(len(data))
-    model.train()
-    for step in range(steps):
-        place = step % per_epoch
-        if place == 0:
-            order = rng.permutation(len(data))
-        batch = data.read(order[place * schedule.batch : (place + 1) * schedule.batch].tolist())
-        inputs = {name: torch.as_tensor(x) for name, x in batch.inputs.items()}
-        targets = None if batch.targets is None else torch.as_tensor(batch.targets)
+    with placed(model, device):
+        model.train()
+        optimizer = _optimizer(model, schedule, device)
+        cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+        one_step = _step(model, optimizer, loss, teacher, schedule)
+        run = one_step if device.type == "cpu" else Recorded(one_step)
+        for step in range(steps):
+            place = step % per_epoch
+            if place == 0:
+                order = rng.permutation(len(data))
+            batch = data.read(order[place * schedule.batch : (place + 1) * schedule.batch].tolist())
+            inputs: Mapping[str, Tensor] = {name: torch.as_tensor(x).to(device) for name, x in batch.inputs.items()}
+            targets = None if batch.targets is None else torch.as_tensor(batch.targets).to(device)
+            losses.add(run(inputs if augment is None else augment(inputs, generator), targets))
+            cosine.step()
+        model.eval()
+    return losses.ends()
+
+
+def _optimizer(model: nn.Module, schedule: Schedule, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW; on a card with its rate there too, so that a recorded step reads it anew."""
+    if device.type == "cpu":
+        return torch.optim.AdamW(model.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay)
+    rate = torch.tensor(schedule.lr, device=device)
+    decay = schedule.weight_decay
+    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True, capturable=True)
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss | None,
+    teacher: Teacher | None,
+    schedule: Schedule,
+) -> Callable[[Mapping[str, Tensor], Tensor | None], Tensor]:
+    def step(inputs: Mapping[str, Tensor], targets: Tensor | None) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         value = _loss(model, inputs, targets, loss, teacher, schedule)
-        losses.append(float(value.detach()))
-        if not math.isfinite(losses[-1]):
-            raise TrialError(f"training diverged at step {step + 1} of {steps}; a smaller learning rate may help")
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), _GRADIENT_NORM)
         optimizer.step()
-        cosine.step()
-        progress(f"training, loss {losses[-1]:.3f}", (step + 1) / steps)
-    model.eval()
-    tenth = max(1, steps // 10)
-    return {"first_loss": float(np.mean(losses[:tenth])), "last_loss": float(np.mean(losses[-tenth:])), "steps": steps}
+        return value.detach()
+
+    return step
+
+
+class _Losses:
+    """The losses of all steps, looked at once in ``look`` of them: told as progress, and refused if not finite."""
+
+    def __init__(self, steps: int, look: int, progress: Callable[[str, float], None]) -> None:
+        self._steps, self._look, self._progress = steps, look, progress
+        self._seen: list[float] = []
+        self._unseen: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        self._unseen.append(loss.clone())
+        done = len(self._seen) + len(self._unseen)
+        if len(self._unseen) < self._look and done < self._steps:
+            return
+        for value in torch.stack(self._unseen).tolist():
+            self._seen.append(value)
+            if not math.isfinite(value):
+                where = f"step {len(self._seen)} of {self._steps}"
+                raise TrialError(f"training diverged at {where}; a smaller learning rate may help")
+        self._unseen.clear()
+        self._progress(f"training, loss {self._seen[-1]:.3f}", done / self._steps)
+
+    def ends(self) -> dict[str, float]:
+        """The mean of the first tenth and of the last, and the number of steps."""
+        tenth = max(1, self._steps // 10)
+        first, last = float(np.mean(self._seen[:tenth])), float(np.mean(self._seen[-tenth:]))
+        return {"first_loss": first, "last_loss": last, "steps": self._steps}
 
 
 def _rate(step: int, steps: int) -> float:

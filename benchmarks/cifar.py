@@ -1,0 +1,164 @@
+"""Networks trained on the complete CIFAR-10 (JPEG, 50,000 pictures), kept in ``benchmarks/checkpoints``.
+
+Hundreds of epochs need a graphics card: ``python -m benchmarks.cifar NAME ...`` trains, and writes
+``benchmarks/checkpoints/NAME.safetensors`` with the recipe, what its steps told and the schedule in the metadata. Other
+benchmarks read them by :func:`trained`, deploy them and score the file. The test pictures are not looked at here.
+
+The float networks start from seeded random weights; the others from the float ResNet-20, by a recipe of laconic's own
+steps, with the teacher named in :data:`RECIPES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks import records
+from laconic import data, measure, models, surgery
+from laconic.core import Context, Facts, JsonObject, Preprocess, Recipe, Target, Task
+from laconic.data.augment import shift_and_flip
+from laconic.data.image import normalise
+from laconic.runtime import onnxruntime
+from laconic.steps import STEPS
+from laconic.steps.cluster.kmeans import Cluster
+from laconic.steps.quantize.binary import Binary
+from laconic.steps.quantize.lsq import LSQ
+from laconic.steps.quantize.ternary import Ternary
+from laconic.steps.quantize.weights import QuantizeWeights
+from laconic.steps.train.device import Teacher, placed, training_device
+from laconic.steps.train.fine_tune import FineTune
+
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+
+
+class Training(NamedTuple):
+    """What is trained: the network, the recipe, the checkpoint to start from (random weights without one) and the
+    teacher's (the network that it starts from, without one)."""
+
+    network: str
+    recipe: Recipe
+    start: str | None = "resnet20-cifar10"
+    teacher: str | None = None
+
+
+_FLOAT: dict[str, Any] = {"lr": 4e-3, "batch": 256, "weight_decay": 0.05, "distill": 0.0}
+TRAININGS = {
+    "resnet20-cifar10": Training("cifar-resnet-20", Recipe((FineTune(epochs=200, **_FLOAT),)), None),
+    "resnet56-cifar10": Training("cifar-resnet-56", Recipe((FineTune(epochs=160, **_FLOAT),)), None),
+    "resnet20-binary": Training(
+        "cifar-resnet-20",
+        Recipe((Binary(activations=True, epochs=200, lr=2e-3, batch=256),)),
+        teacher="resnet56-cifar10",
+    ),
+    "resnet20-binary-weights": Training("cifar-resnet-20", Recipe((Binary(epochs=60, lr=2e-3, batch=256),))),
+    "resnet20-ternary": Training("cifar-resnet-20", Recipe((Ternary(epochs=30, lr=2e-3, batch=256),))),
+    "resnet20-w2": Training("cifar-resnet-20", Recipe((QuantizeWeights(2), LSQ(epochs=30, lr=1e-3, batch=256)))),
+    "resnet20-cluster4": Training("cifar-resnet-20", Recipe((Cluster(bits=4, epochs=1),))),
+    "resnet20-cluster2": Training("cifar-resnet-20", Recipe((Cluster(bits=2, epochs=5, lr=1e-2),))),
+}
+
+
+@functools.cache
+def load() -> Task:
+    """All training pictures, moved and mirrored as they are trained on; the test pictures in two halves."""
+    preprocess = models.load("zoo:cifar-resnet-20").preprocess
+    assert preprocess is not None
+    parts = {part: _pictures(f"cifar10/{file}.parquet", preprocess) for part, file in _PARTS.items()}
+    return dataclasses.replace(data.from_splits(parts, preprocess=preprocess), augment=shift_and_flip(4))
+
+
+_PARTS = {"train": "train", "val": "test"}
+
+
+def _pictures(name: str, preprocess: Preprocess) -> tuple[Any, Any]:
+    from pyarrow import parquet
+
+    table = parquet.read_table(records.data(name))
+    pixels = [np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in table["image"].to_pylist()]
+    return normalise(np.stack(pixels), preprocess), np.asarray(table["label"].to_pylist())
+
+
+def trained(name: str) -> tuple[nn.Module, list[Facts], JsonObject]:
+    """The network of a checkpoint, what its steps told, and how it was trained; skips the benchmark without one."""
+    path = CHECKPOINTS / f"{name}.safetensors"
+    if not path.exists():
+        raise records.Skipped(f"{path.name} is not there: python -m benchmarks.cifar {name}")
+    with safetensors.safe_open(path, "pt") as file:
+        told = json.loads(file.metadata()["training"])
+    model = models.load(f"zoo:{told['network']}").module
+    facts: list[Facts] = told.pop("facts")
+    model = Recipe.parse(told["recipe"], STEPS).restore(model, facts)
+    model.load_state_dict(safetensors.torch.load_file(path))
+    return model.eval(), facts, told
+
+
+def train(name: str) -> None:
+    """Train, say how well it does on search, and write the checkpoint."""
+    network, recipe, start, teacher = TRAININGS[name]
+    task, model = load(), trained(start)[0] if start else models.load(f"zoo:{network}").module
+    origin = trained(teacher)[0] if teacher else model
+    context = Context(onnxruntime.traits(Target("onnxruntime")), reference=Teacher(origin), progress=_say(name))
+    began = time.monotonic()
+    changed, facts = recipe.apply(model, task, context)
+    told = {
+        "network": network,
+        "recipe": recipe.to_json(),
+        "start": start,
+        "teacher": teacher,
+        "facts": facts,
+        "seconds": round(time.monotonic() - began, 1),
+        "device": _device(),
+        "libraries": {"torch": torch.__version__},
+    }
+    CHECKPOINTS.mkdir(exist_ok=True)
+    safetensors.torch.save_file(
+        changed.state_dict(), CHECKPOINTS / f"{name}.safetensors", {"training": json.dumps(told)}
+    )
+    print(f"{name}: {_accuracy(changed, task):.4f} on search, {told['seconds']} s", flush=True)
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if training_device().type == "cuda" else "cpu"
+
+
+def _accuracy(model: nn.Module, task: Task) -> float:
+    """Top-1 on search, in torch."""
+    device, right = training_device(), 0
+    with torch.no_grad(), placed(model.eval(), device):
+        for rows in measure.chunks(len(task.search)):
+            batch = task.search.read(rows)
+            found = surgery.call(model, {name: torch.as_tensor(x).to(device) for name, x in batch.inputs.items()})
+            right += int((next(iter(found.values())).argmax(1).cpu().numpy() == batch.targets).sum())
+    return right / len(task.search)
+
+
+def _say(name: str) -> Callable[[str, float], None]:
+    """Progress, once in ten seconds."""
+    last = time.monotonic()
+
+    def say(text: str, fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            print(f"{name}: {fraction:.1%} {text}", flush=True)
+
+    return say
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or TRAININGS:
+        train(chosen)
