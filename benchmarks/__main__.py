@@ -15,10 +15,10 @@ ALL = (
     "lenet",
     "kill",
     "mobilenet",
-    "binary",
     "quantization",
     "ladder",
     "weights",
+    "resnet20",
     "vendors",
     "w4",
 )
