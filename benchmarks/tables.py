@@ -1,4 +1,4 @@
-"""The tables of the README, written from the run records between markers; ``python -m benchmarks.tables``.
+"""The tables of README.md and docs/results.md, written from the run records; ``python -m benchmarks.tables``.
 
 A figure that no record holds is not written: the table says that the benchmark was not run.
 """
@@ -8,20 +8,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any
 
 from benchmarks import records
+from benchmarks import tables_quantization as few_bits
+from benchmarks.markdown import NOT_RUN, Row, measured_on, table
 from laconic.core import describe
 from laconic.report import words
 
-README = records.ROOT / "README.md"
-Row = dict[str, Any]
+PAGES = (records.ROOT / "README.md", records.ROOT / "docs" / "results.md")
 
 
 def write() -> None:
-    """Put every table into the README."""
-    text = README.read_text(encoding="utf-8")
-    README.write_text(with_tables(text), encoding="utf-8")
+    """Put every table into its page."""
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def with_tables(text: str) -> str:
@@ -52,7 +52,7 @@ def results() -> str:
         "drop, at most (95 %)",
         "allowed",
     ]
-    return _table(columns, rows) + _measured_on(mobilenet or lenet or demo)
+    return table(columns, rows) + measured_on(mobilenet or lenet or demo)
 
 
 def _result(name: str, shrink: Row) -> list[str]:
@@ -65,44 +65,11 @@ def _result(name: str, shrink: Row) -> list[str]:
     return [name, runtime, files, f"**{shrink['ratio']['size']:.1f}x**", faster, proved, allowed]
 
 
-def peers() -> str:
-    """MobileNetV1 beside the runtimes' own quantizers."""
-    found = records.read("mobilenet")
-    if not found:
-        return _NOT_RUN
-    rows = []
-    for row in found["rows"]:
-        speed, ours = row.get("speed_to_float"), row.get("laconic_over_peer")
-        agreement = f"{row['agreement']:.2%}"
-        rows.append(
-            [
-                row["target"],
-                f"**{row['name']}**" if row["name"] == "laconic" else row["name"],
-                f"**{agreement}**" if row["name"] == "laconic" else agreement,
-                f"{row['top1']:.2%}",
-                f"{speed['value']:.2f}x" if speed else "1",
-                f"{ours['value']:.3f} ({ours['low']:.3f}-{ours['high']:.3f})" if ours else "",
-                words.size(row["file_bytes"]),
-            ]
-        )
-    columns = [
-        "runtime",
-        "quantizer",
-        "agrees with float32",
-        "top-1",
-        "faster than float32",
-        "laconic's speed over it",
-        "file",
-    ]
-    n = f"\n{found['calibration']} pictures for calibration, {found['rows'][0]['n']} held out, none used twice."
-    return _table(columns, rows) + n + _measured_on(found)
-
-
 def quantization() -> str:
     """INT8 on every network of the benchmarks, beside the best and the fastest peer."""
     found = records.read("quantization")
     if not found:
-        return _NOT_RUN
+        return NOT_RUN
     rows = []
     for row in found["summary"]:
         to_float, to_peer = row["speed_to_float"], row["laconic_over_peer"]
@@ -132,7 +99,7 @@ def quantization() -> str:
     ]
     skipped = "".join(f"\n\nNot run: {name}: {reason}." for name, reason in found["skipped"].items())
     recipe = f"\n\nRecipe of all rows: {describe(found['recipe'])}."
-    return _table(columns, rows) + recipe + skipped + _measured_on(found)
+    return table(columns, rows) + recipe + skipped + measured_on(found)
 
 
 def _points_at_least(fraction: float) -> str:
@@ -144,7 +111,7 @@ def certificate() -> str:
     """Does the certificate keep its word?"""
     found = records.read("certificate")
     if not found:
-        return _NOT_RUN
+        return NOT_RUN
     rows = []
     for row in found["rows"]:
         if row["table"] == "search":
@@ -152,7 +119,7 @@ def certificate() -> str:
             kept = "yes" if row["passes"] else "**no**"
             rows.append([row["certificate"], row["records"], wrong, f"{row['power']:.1%}", kept])
     columns = ["certificate", "records", "certified though at the floor", "certified where true", "keeps its word"]
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
 def reliability() -> str:
@@ -170,34 +137,21 @@ def reliability() -> str:
         middle = row["seconds"][len(row["seconds"]) // 2]
         loaded = ", ".join(row["heavy"]) or "neither torch nor a runtime"
         lines.append(f"- `{row['command']}`: {middle:.2f} s, loads {loaded}.")
-    return "\n".join(lines) or _NOT_RUN
+    return "\n".join(lines) or NOT_RUN
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "results": results,
-    "peers": peers,
     "quantization": quantization,
     "certificate": certificate,
     "reliability": reliability,
+    "peers": few_bits.peers,
+    "vendors": few_bits.vendors,
+    "ladder": few_bits.ladder,
+    "w4": few_bits.w4,
+    "weights": few_bits.weights,
+    "resnet20": few_bits.resnet20,
 }
-_NOT_RUN = "*This benchmark was not run yet: `make bench`.*"
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    if not rows:
-        return _NOT_RUN
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _measured_on(record: Row | None) -> str:
-    if record is None:
-        return ""
-    machine, versions = record["machine"], record["libraries"]
-    names = [f"{name} {versions[name]}" for name in ("onnxruntime", "openvino") if name in versions]
-    where = f"{machine['processor']}, {machine['architecture']}, {machine['cores']} cores"
-    return f"\n\nMeasured on {record['date']} on {where}, one thread, batch 1; {', '.join(names)}."
-
 
 if __name__ == "__main__":
     write()

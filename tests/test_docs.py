@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tables import TABLES, with_tables
+from benchmarks.tables import PAGES, TABLES, with_tables
 from laconic.core import Preprocess
 from laconic.data import read_yaml
 
@@ -24,10 +24,10 @@ def test_the_preprocessing_that_is_shown_is_the_default(tmp_path: Path) -> None:
     )
 
 
-def test_the_tables_of_the_readme_are_those_of_the_records() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_tables(text) == text
-    assert set(re.findall(r"<!-- table (\w+) -->", text)) == set(TABLES)
+def test_the_tables_are_those_of_the_records() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    assert [with_tables(text) for text in texts] == texts
+    assert sorted(re.findall(r"<!-- table (\w+) -->", "".join(texts))) == sorted(TABLES)
 
 
 def test_a_table_that_was_edited_by_hand_is_caught() -> None:
