@@ -169,16 +169,22 @@ class Target:
 class Traits:
     """What is fast on a target, as plain data; each runtime's file states its own.
 
-    ``activation``: the integer type that its kernels take. ``weight_bits``: 7 where products of u8 and s8 saturate.
-    ``integer_operators``: the operators with integer kernels (names of :mod:`laconic.surgery`'s calls).
-    ``float_output``: a final linear layer may give float straight from integers. ``channel_multiple``: channel counts
-    that its kernels like. ``precisions``: float types that it computes in.
+    ``activation``: the integer type that its kernels take; ``symmetric``: without a zero point. ``weight_bits``: 7
+    where products of u8 and s8 saturate. ``integer_operators``: the operators with integer kernels (names of
+    :mod:`laconic.surgery`'s calls). ``float_output``: a final linear layer may give float straight from integers;
+    ``inputs_only``: every operator may, so that quantizers belong in front of operators, and an addition is fused to
+    the layer that gives one of its inputs. ``weight_kernels``: the widths in bits of the weights that its linear layers
+    read as they are stored. ``channel_multiple``: channel counts that its kernels like. ``precisions``: float types
+    that it computes in.
     """
 
     activation: Literal["uint8", "int8"] = "uint8"
+    symmetric: bool = False
     weight_bits: int = 8
     integer_operators: frozenset[str] = frozenset()
     float_output: bool = False
+    inputs_only: bool = False
+    weight_kernels: frozenset[int] = frozenset()
     channel_multiple: int = 1
     precisions: tuple[str, ...] = ("f32",)
 

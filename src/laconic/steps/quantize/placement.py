@@ -9,7 +9,9 @@ an integer kernel are wanted, with these rules:
   pooling of integers that nothing gave as integers ran four times slower than of floats);
 - an addition or a mean runs in integers only if one of its inputs comes out of an integer operator;
 - padding of space and dropout are looked through: the runtime folds them into the operator behind;
-- the model's outputs stay float where the target can give float from an integer linear layer.
+- the model's outputs stay float where the target can give float from an integer linear layer;
+- where every operator can give float (TensorRT), only inputs are quantized, and of an addition only the branch that
+  is not fused to it: what a layer gives to nobody else is added before it is rounded.
 """
 
 from __future__ import annotations
@@ -75,9 +77,11 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
         if weighted:
             fused[call.key] = output
             reads.setdefault(call.module, _through_padding(call.inputs[0], producer))
+        fused_to = _fused_input(call, producer, consumers) if traits.inputs_only else None
         for name in call.inputs:
-            wanted.setdefault(_through_padding(name, producer))
-        if not (output in graph.outputs and traits.float_output and call.family == "linear"):
+            if name != fused_to:
+                wanted.setdefault(_through_padding(name, producer))
+        if not traits.inputs_only and not (output in graph.outputs and traits.float_output and call.family == "linear"):
             wanted.setdefault(output)
     groups = _share(wanted, producer, integers)
     return Placement(
@@ -85,6 +89,14 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
         layers=reads,
         fused=fused,
     )
+
+
+def _fused_input(call: Call, producer: dict[str, Call], consumers: dict[str, list[Call]]) -> str | None:
+    """The input of an addition that comes straight from a layer and goes nowhere else."""
+    if call.family != "add" or len(set(call.inputs)) < 2:
+        return None
+    layers = [n for n in call.inputs if n in producer and producer[n].family in ("conv", "linear")]
+    return next((name for name in layers if len(consumers[name]) == 1), None)
 
 
 def _behind_activation(call: Call, graph: Graph, consumers: dict[str, list[Call]]) -> str:

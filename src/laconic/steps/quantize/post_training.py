@@ -1,7 +1,8 @@
 """INT8 and fewer bits after training: integer weights and activations from a few hundred samples, no labels, seconds.
 
 Weights: symmetric per output channel or per tensor, s_c = max|w_c| / qmax, or the scale of least squared rounding
-error. Activations: affine per tensor, ranges from :mod:`.ranges`. Then the biases (:mod:`.bias_correction`).
+error. Activations: affine per tensor, or symmetric where the target wants it (s = max|x| / 127, zero point 0), ranges
+from :mod:`.ranges`. Then the biases (:mod:`.bias_correction`).
 
 Codes of fewer than 8 bits lie in int8 and uint8: integer kernels run on them as they are.
 
@@ -25,7 +26,7 @@ from laconic.fake_quantize import PER_TENSOR, FakeQuantize, Shared, attach, atta
 from laconic.steps.quantize.bias_correction import correct_biases, whole_bias
 from laconic.steps.quantize.observe import calibration_inputs, observe
 from laconic.steps.quantize.placement import place
-from laconic.steps.quantize.ranges import RANGES, WEIGHT_SCALES, Histogram, affine
+from laconic.steps.quantize.ranges import RANGES, WEIGHT_SCALES, Histogram, affine, symmetric
 from laconic.steps.settings import check_types
 
 _LEAST_SCALE = 2.0**-16  # of the median channel's
@@ -73,6 +74,10 @@ class Quantize:
         model.eval()
         folded = [list(pair) for pair in surgery.fold_batch_norm(model, surgery.trace(model, example))]
         graph = surgery.trace(model, example)
+        if context.traits.symmetric and self.activation_bits < 8:
+            raise RecipeError(
+                "activation_bits of Quantize on a target of symmetric integers", got=self.activation_bits, wanted=8
+            )
         left_float = (*self.exclude, *context.keep)
         open_to = [n for n, x in weighted.items() if not surgery.matches(n, left_float) and weight_quantizer(x) is None]
         placement = place(graph, open_to, context.traits)
@@ -82,7 +87,7 @@ class Quantize:
         context.progress("observing activations", 0.0)
         histograms, means, warnings = observe(model, inputs, placement)
         groups = [
-            (shared, _fitted(histogram, self.ranges, bounds, self._levels(shared)))
+            (shared, _fitted(histogram, self.ranges, bounds, self._levels(shared), context.traits.symmetric))
             for histogram, (shared, bounds) in zip(histograms, placement.groups, strict=True)
         ]
         scales = {value: float(q.scale) for shared, q in groups for value in (*shared.active, *shared.passive)}
@@ -101,6 +106,7 @@ class Quantize:
             "layers": [[name, levels] for name, levels in qmax.items()],
             "values": [[list(shared.active), list(shared.passive)] for shared, _ in placement.groups],
             "inputs": list(inputs),
+            "symmetric": context.traits.symmetric,
             "warnings": warnings,
         }
 
@@ -115,7 +121,9 @@ class Quantize:
             _quantize_weight(layer, qmax, 1.0, self.per_channel, "minmax")
         found = [Shared(tuple(a), tuple(p)) for a, p in facts["values"]]
         if found:
-            attach(model, [(shared, _unsigned(1.0, 0, self._levels(shared))) for shared in found], facts["inputs"])
+            signed = facts["symmetric"]
+            made = [(shared, _quantizer(1.0, 0, self._levels(shared), signed)) for shared in found]
+            attach(model, made, facts["inputs"])
         return model
 
     def _levels(self, shared: Shared) -> int:
@@ -135,13 +143,19 @@ def _qmax(bits: int) -> int:
     return (1 << (bits - 1)) - 1
 
 
-def _unsigned(scale: float, zero_point: int, levels: int) -> FakeQuantize:
-    return FakeQuantize(torch.tensor(scale), torch.tensor(zero_point), 0, levels)
+def _quantizer(scale: float, zero_point: int, levels: int, signed: bool) -> FakeQuantize:
+    """Codes 0..``levels``, or with the middle of these taken off: then there is no zero point."""
+    middle = (levels + 1) // 2 if signed else 0
+    zero = torch.tensor(0 if signed else zero_point)
+    return FakeQuantize(torch.tensor(scale), zero, -middle, levels - middle)
 
 
-def _fitted(histogram: Histogram, ranges: str, bounds: tuple[float, float], levels: int) -> FakeQuantize:
-    low, high = RANGES[ranges](histogram, levels)
-    return _unsigned(*affine(max(low, bounds[0]), min(high, bounds[1]), levels), levels)
+def _fitted(
+    histogram: Histogram, ranges: str, bounds: tuple[float, float], levels: int, signed: bool
+) -> FakeQuantize:
+    grid = symmetric if signed else affine
+    low, high = RANGES[ranges](histogram, levels, grid)
+    return _quantizer(*grid(max(low, bounds[0]), min(high, bounds[1]), levels), levels, signed)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ themselves for weights.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,35 @@ class Histogram:
         return self.low + width * np.arange(0.5, len(self.counts), dtype=np.float64)
 
 
-def minmax(histogram: Histogram, levels: int) -> tuple[float, float]:
+Grid = Callable[[float, float, int], tuple[float, int]]
+"""``(low, high, levels) -> (scale, zero point)``: how integers 0..``levels`` lie on a range."""
+
+
+def affine(low: float, high: float, levels: int) -> tuple[float, int]:
+    """Scale and zero point of integers 0..``levels`` that cover ``low``..``high`` and represent 0 exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if high - low < 1e-30:  # a value that is always zero
+        return 1.0, 0
+    scale = (high - low) / levels
+    zero_point = int(np.clip(np.rint(-low / scale), 0, levels))
+    if 0 < zero_point < levels:  # rounding the zero point must not push either end out of range
+        scale = max(-low / zero_point, high / (levels - zero_point))
+    return float(scale), zero_point
+
+
+def symmetric(low: float, high: float, levels: int) -> tuple[float, int]:
+    """Scale and zero point of integers 0..``levels`` (odd) that cover ``low``..``high`` with 0 in the middle: taken off,
+    it leaves signed integers without a zero point. Values of one sign get half of them."""
+    middle = (levels + 1) // 2
+    reach = max(-low, high)
+    return (reach / (levels - middle) if reach > 1e-30 else 1.0), middle
+
+
+def minmax(histogram: Histogram, levels: int, grid: Grid = affine) -> tuple[float, float]:
     return histogram.low, histogram.high
 
 
-def percentile(histogram: Histogram, levels: int) -> tuple[float, float]:
+def percentile(histogram: Histogram, levels: int, grid: Grid = affine) -> tuple[float, float]:
     share = np.cumsum(histogram.counts) / histogram.counts.sum()
     tail = (1 - PERCENTILE) / 2
     edges = np.linspace(histogram.low, histogram.high, len(histogram.counts) + 1)
@@ -55,12 +80,12 @@ def percentile(histogram: Histogram, levels: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mse(histogram: Histogram, levels: int) -> tuple[float, float]:
+def mse(histogram: Histogram, levels: int, grid: Grid = affine) -> tuple[float, float]:
     centres, counts = histogram.centres, histogram.counts
     best, best_error = (histogram.low, histogram.high), np.inf
     for shrink in np.linspace(1.0, 0.2, _SHRINKS):
         low, high = histogram.low * shrink, histogram.high * shrink
-        scale, zero_point = affine(low, high, levels)
+        scale, zero_point = grid(low, high, levels)
         codes = np.clip(np.rint(centres / scale) + zero_point, 0, levels)
         error = float(counts @ np.square(centres - (codes - zero_point) * scale))
         if error < best_error:
@@ -68,8 +93,10 @@ def mse(histogram: Histogram, levels: int) -> tuple[float, float]:
     return best
 
 
-def entropy(histogram: Histogram, levels: int) -> tuple[float, float]:
-    counts, bins, codes = histogram.counts, len(histogram.counts), levels + 1
+def entropy(histogram: Histogram, levels: int, grid: Grid = affine) -> tuple[float, float]:
+    scale, _ = grid(histogram.low, histogram.high, levels)
+    codes = min(levels, round((histogram.high - histogram.low) / scale)) + 1  # a symmetric grid has some outside
+    counts, bins = histogram.counts, len(histogram.counts)
     width = (histogram.high - histogram.low) / bins
     zero = float(np.clip(-histogram.low / width, 0, bins))
     best, least = (histogram.low, histogram.high), np.inf
@@ -96,18 +123,6 @@ def _divergence(counts: Vector, first: int, last: int, codes: int) -> float:
 
 
 RANGES = {"minmax": minmax, "percentile": percentile, "mse": mse, "entropy": entropy}
-
-
-def affine(low: float, high: float, levels: int) -> tuple[float, int]:
-    """Scale and zero point of integers 0..``levels`` that cover ``low``..``high`` and represent 0 exactly."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    if high - low < 1e-30:  # a value that is always zero
-        return 1.0, 0
-    scale = (high - low) / levels
-    zero_point = int(np.clip(np.rint(-low / scale), 0, levels))
-    if 0 < zero_point < levels:  # rounding the zero point must not push either end out of range
-        scale = max(-low / zero_point, high / (levels - zero_point))
-    return float(scale), zero_point
 
 
 def _largest(rows: Tensor, qmax: int) -> Tensor:
