@@ -211,6 +211,16 @@ def test_convolutions_are_stored_short_and_computed_in_float(runtime: str, convo
         assert not {"Cast", "Mul", "DequantizeLinear"} & operators.keys()
 
 
+@pytest.mark.parametrize(("bits", "stored"), [(5, 8), (8, 8)])
+def test_codes_that_do_not_fit_4_bits_are_not_cut_off(bits: int, stored: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = rounded(Convolutions().eval(), bits=bits)
+    _, facts = written(model, tmp_path / "f.onnx")
+    assert {row["stored_bits"] for row in facts if row["kind"] == "other"} == {stored}
+    found = onnxruntime.open_file(tmp_path / "f.onnx", Target("onnxruntime"))(inputs_of("mlp", 5))["output"]
+    assert relative_error(found, outputs(model)) < LEVEL
+
+
 @pytest.mark.parametrize("opset", [13, 20])
 def test_a_file_from_elsewhere(opset: int, tmp_path: Path) -> None:
     """MatMul, Gemm with its weight either way round, and a convolution, in an opset without 4-bit types."""

@@ -157,7 +157,8 @@ def _as_products(
 def _as_float(model: ir.Model, node: ir.Node, codes: Array, scale: Array, name: str) -> int:
     """A weight that becomes float32 when the file is opened; how many bits it is stored in."""
     graph, opset = model.graph, model.opset_imports[""]
-    short = np.ptp(codes) < 16 and opset >= _INT4_OPSET - 1  # which differs from the one before in its types alone
+    fits = codes.min(initial=0) >= -8 and codes.max(initial=0) <= 7
+    short = fits and opset >= _INT4_OPSET - 1  # which differs from the one before in its types alone
     if short:
         model.opset_imports[""] = max(opset, _INT4_OPSET)
     stored = _constant(graph, f"{name}.codes", codes.astype(ml_dtypes.int4 if short else np.int8))
