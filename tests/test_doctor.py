@@ -19,7 +19,7 @@ def test_for_programs() -> None:
     found = said.json
     assert found["laconic"] == __version__
     assert found["installed"]["torch"] == importlib.metadata.version("torch")
-    assert set(found["extras"]) == {"openvino", "litert", "executorch", "torchvision", "timm", "parquet"}
+    assert set(found["extras"]) == {"openvino", "litert", "executorch", "tensorrt", "torchvision", "timm", "parquet"}
     assert set(found["targets"]) == set(RUNTIMES)
     assert set(found["steps"]) == set(STEPS)
     assert set(found["features"]) == set(machine.FEATURES)
@@ -27,6 +27,8 @@ def test_for_programs() -> None:
     for name, step in STEPS.items():
         assert set(found["steps"][name]) == {f.name for f in fields(step)}  # type: ignore[arg-type]
     assert found["targets"]["torch"]["integer_operators"] == []
+    assert found["targets"]["tensorrt"]["devices"] == ["cuda"]
+    assert found["targets"]["openvino"]["weight_kernels"] == [2, 4, 8]
     assert "conv" in found["targets"]["onnxruntime"]["integer_operators"]
 
 

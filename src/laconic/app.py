@@ -202,7 +202,9 @@ def export(options: Namespace) -> int:
         print(json.dumps(found))
     else:
         console.say(f"wrote {found['file']} ({words.size(found['bytes'])}) for {found['target']}")
-        console.say(f"its outputs there differ by {found['difference']:.1e} from those on {found['certified_on']}")
+        console.say(f"its outputs differ by {found['difference']:.1e} from those on {found['certified_on']}")
+        if found["note"]:
+            console.say(found["note"])
     return 0
 
 

@@ -13,6 +13,7 @@ EXTRAS = {
     "openvino": ("openvino", "the target openvino:cpu; fastest on Intel processors, bf16"),
     "litert": ("litert-torch", "the target litert:cpu; INT8 for phones and boards, as .tflite"),
     "executorch": ("executorch", "the target executorch:cpu; INT8 for phones and boards, as .pte"),
+    "tensorrt": ("tensorrt", "the target tensorrt:cuda; INT8 on NVIDIA GPUs"),
     "torchvision": ("torchvision", "models as torchvision:NAME"),
     "timm": ("timm", "models as timm:NAME"),
     "parquet": ("pyarrow", "data sets in .parquet files"),
@@ -25,17 +26,18 @@ CORE = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy", "scipy", "scik
 def examine() -> JsonObject:
     """Everything that ``laconic doctor`` tells, as JSON."""
     from laconic.core import Target
-    from laconic.runtime import RUNTIMES, runtime_of
+    from laconic.runtime import RUNTIMES, named
     from laconic.steps import STEPS
 
     targets = {}
     for name in RUNTIMES:
-        runtime = runtime_of(Target(name))
-        traits = runtime.traits(Target(name))
+        runtime = named(name)
+        traits = runtime.traits(Target(name, runtime.DEVICES[0]))
         targets[name] = {
             "devices": list(runtime.DEVICES),
             "integer_operators": sorted(traits.integer_operators),
             "weight_bits": traits.weight_bits,
+            "weight_kernels": sorted(traits.weight_kernels),
             "precisions": list(traits.precisions),
         }
     return {
@@ -75,7 +77,8 @@ def print_found(found: JsonObject) -> None:
     targets = []
     for name, traits in found["targets"].items():
         integers = f"INT8 ({traits['weight_bits']} bit weights)" if traits["integer_operators"] else "-"
-        targets.append([f"{name}:{'|'.join(traits['devices'])}", integers, ", ".join(traits["precisions"])])
-    console.table("targets", ["target", "integers", "floats"], targets)
+        alone = ", ".join(f"{bits} bit" for bits in traits["weight_kernels"]) or "-"
+        targets.append([f"{name}:{'|'.join(traits['devices'])}", integers, alone, ", ".join(traits["precisions"])])
+    console.table("targets", ["target", "integers", "weights alone", "floats"], targets)
     steps = [[name, ", ".join(f"{k}={v!r}" for k, v in settings.items())] for name, settings in found["steps"].items()]
     console.table("steps", ["step", "settings and their defaults"], steps)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from laconic import surgery
 from laconic.core import Arrays, Facts, Recipe, Target, Traits
 from laconic.errors import DeployError, MissingExtraError, TargetError
-from laconic.runtime import RUNTIMES, Runtime, runtime_of
+from laconic.runtime import RUNTIMES, Runtime, named, runtime_of
 from laconic.runtime.difference import relative_error
 from laconic.runtime.session import Session
 from laconic.steps.quantize.post_training import Quantize
@@ -29,6 +29,7 @@ OPTIONAL = {
     "executorch": ("executorch.exir",),
     "litert": ("litert_torch", "ai_edge_litert"),
     "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
 }
 """The modules that a runtime needs and that need not be installed."""
 
@@ -41,17 +42,17 @@ def target(request: pytest.FixtureRequest) -> Target:
     for module in OPTIONAL.get(request.param, ()):
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             pytest.skip(f"{module} is not installed")
-    return Target(request.param)
+    return Target(request.param, named(request.param).DEVICES[0])
 
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The file of a network for a runtime; each is written once for the runtimes that read the same."""
-    made: dict[tuple[str, str, int], Path] = {}
+    made: dict[tuple[str, ...], Path] = {}
 
     def get(runtime: str, name: str, batch: int = 1) -> Path:
-        target = Target(runtime, batch=batch if runtime in FIXED_BATCH else 1)
-        key = runtime_of(target).SUFFIX, name, target.batch
+        target = Target(runtime, named(runtime).DEVICES[0], batch=batch if runtime in FIXED_BATCH else 1)
+        key = (runtime_of(target).SUFFIX, "translated" * (runtime == "tensorrt"), name, str(target.batch))
         if key not in made:
             path = tmp_path_factory.mktemp(name) / f"model{key[0]}"
             facts = runtime_of(target).deploy(network(name), inputs_of(name, 3), path, target)
@@ -120,7 +121,7 @@ def test_the_file_computes_what_the_model_computes(target: Target, name: str, de
 def test_any_batch(target: Target, name: str, deployed: Callable[..., Path]) -> None:
     def open_with(batch: int) -> Session:
         path = deployed(target.runtime, name, batch)
-        return runtime_of(target).open_file(path, Target(target.runtime, batch=batch))
+        return runtime_of(target).open_file(path, Target(target.runtime, target.device, batch=batch))
 
     check_batches(open_with, name)
 
@@ -221,9 +222,9 @@ def test_layer_times(target: Target, deployed: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_every_runtime_offers_the_same_names(name: str) -> None:
-    runtime: Runtime = runtime_of(Target(name))
+    runtime: Runtime = named(name)
     assert runtime.SUFFIX.startswith(".")
-    assert "cpu" in runtime.DEVICES
+    assert {"cpu", "cuda"} & set(runtime.DEVICES)
     assert all(callable(getattr(runtime, function)) for function in ("traits", "deploy", "open_file", "layer_times"))
 
 
@@ -243,10 +244,11 @@ def test_traits_are_plain_data(target: Target) -> None:
     [
         (
             Target("onnx"),
-            r"unknown runtime: got 'onnx', wanted one of executorch, litert, onnxruntime, openvino, torch",
+            r"unknown runtime: got 'onnx', wanted one of executorch, litert, onnxruntime, openvino, tensorrt, torch",
         ),
         (Target("onnxruntime", "cuda"), r"a device that onnxruntime does not have: got 'cuda', wanted cpu$"),
         (Target("openvino", "npu"), r"a device that openvino does not have: got 'npu', wanted cpu$"),
+        (Target("tensorrt"), r"a device that tensorrt does not have: got 'cpu', wanted cuda$"),
         (Target("torch", "tpu"), r"a device that torch does not have: got 'tpu', wanted cpu or cuda$"),
     ],
 )

@@ -20,6 +20,7 @@ from laconic.core import Array, Arrays, Facts, JsonObject, Target, Traits
 from laconic.errors import DeployError
 from laconic.machine import cpu_flags
 from laconic.runtime import onnx_file
+from laconic.runtime.computed import stored_bits, summed
 from laconic.runtime.nodes import Arithmetic, Node, times_by_module, undisturbed
 from laconic.runtime.session import Session
 
@@ -27,6 +28,8 @@ SUFFIX = ".onnx"
 DEVICES = ("cpu",)
 _PROFILED_CALLS = 40
 _KERNEL = "_kernel_time"
+_FLOAT_LAYERS = dict.fromkeys(("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"), "float32")
+_INTEGER_LAYERS = dict.fromkeys(("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"), "int8")
 _INTEGER_INSIDE = frozenset({"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})  # they take float and give float
 
 
@@ -38,12 +41,27 @@ def traits(target: Target) -> Traits:
         weight_bits=8 if exact_sums else 7,
         integer_operators=frozenset({"conv", "linear", "add", "avg_pool", "mean"}),
         float_output=True,
+        weight_kernels=frozenset({2, 4, 8}),
         channel_multiple=8,
     )
 
 
 def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts:
-    return onnx_file.deploy(model, example, path)
+    facts = onnx_file.deploy(model, example, path)
+    stored = stored_bits(onnx.load(path), facts.get("codebook_bits", {}))
+    return {**facts, "computed": summed(stored, _kernels(path, target))}
+
+
+def _kernels(path: Path, target: Target) -> dict[str, str]:
+    """What each layer of the optimized graph computes in."""
+    found = {}
+    for node in _optimized(path, target).graph.node:
+        kind = _FLOAT_LAYERS.get(node.op_type) or _INTEGER_LAYERS.get(node.op_type)
+        if node.op_type == "MatMulNBits":
+            kind = f"{next(a.i for a in node.attribute if a.name == 'bits')}-bit weights"
+        if kind:
+            found[_module_of(node.name)] = kind
+    return found
 
 
 def open_file(path: Path, target: Target) -> Session:
@@ -60,12 +78,16 @@ def open_file(path: Path, target: Target) -> Session:
 
 def optimized_operators(path: Path, target: Target) -> dict[str, int]:
     """How often each operator occurs in the graph that the runtime really runs."""
+    return onnx_file.count_operators(_optimized(path, target))
+
+
+def _optimized(path: Path, target: Target) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         options = _options(target)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         options.log_severity_level = 4  # it warns that the saved file is for this machine only
         _inference_session(path, options)
-        return onnx_file.count_operators(onnx.load(options.optimized_model_filepath))
+        return onnx.load(options.optimized_model_filepath)
 
 
 def layer_times(path: Path, target: Target, inputs: Arrays) -> dict[str, float]:

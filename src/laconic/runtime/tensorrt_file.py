@@ -41,11 +41,11 @@ def translated(model: ir.Model) -> ir.Model:
     """``model``, changed in place, in TensorRT's form."""
     graph = model.graph
     for node in list(graph):
+        if node.inputs and all(_constant(value) is not None for value in node.inputs if value is not None):
+            _fold(model, node)
+    for node in list(graph):
         if node.op_type == _SHORT_PRODUCT:
             _lengthen_product(model, node)
-    for node in list(graph):
-        if all(_constant(value) is not None for value in node.inputs if value is not None) and node.inputs:
-            _fold(model, node)
     for node in list(graph):
         if node.op_type == _QUANTIZE:
             _make_symmetric(graph, node)
@@ -113,17 +113,10 @@ def _make_symmetric(graph: ir.Graph, quantize: ir.Node) -> None:
         _initializer(graph, f"{name}.scale", (scale * reach / _LARGEST).astype(np.float32)),
         _initializer(graph, f"{name}.zero", np.zeros(zero.shape, np.int8)),
     ]
-    for node in [quantize, *_readers(quantize)]:
-        for i, value in enumerate(values, 1):
-            node.replace_input_with(i, value)
-
-
-def _readers(quantize: ir.Node) -> Iterator[ir.Node]:
-    """The nodes that dequantize; a Clip of the codes, which made them fewer, is taken out."""
-    for use in list(quantize.outputs[0].uses()):
-        if use.node.op_type == "Clip":
-            use.node.outputs[0].replace_all_uses_with(quantize.outputs[0])
-    yield from {use.node for use in quantize.outputs[0].uses() if use.node.op_type == _DEQUANTIZE}
+    for node in [quantize, *(use.node for use in list(quantize.outputs[0].uses()))]:
+        if node.op_type in (_QUANTIZE, _DEQUANTIZE):
+            for i, value in enumerate(values, 1):
+                node.replace_input_with(i, value)
 
 
 def _one_scale(graph: ir.Graph, node: ir.Node) -> None:
@@ -187,7 +180,7 @@ def _faults(node: ir.Node) -> Iterator[str]:
     if node.op_type == _QUANTIZE:
         readers = [use.node.op_type for use in node.outputs[0].uses()]
         if not readers or set(readers) != {_DEQUANTIZE} or node.outputs[0].is_graph_output():
-            yield "is not followed by DequantizeLinear alone"
+            yield "is not followed by DequantizeLinear alone, as activations of fewer than 8 bits are not"
     source = node.inputs[0]
     codes = None if source is None else _constant(source)
     if node.op_type == _DEQUANTIZE and codes is None:

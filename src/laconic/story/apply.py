@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from laconic.core import JsonObject, Target
+from laconic.core import Array, Arrays, JsonObject, Target
 from laconic.data import apply as preprocessed
-from laconic.errors import DataError, DeployError, FolderError, TargetError
+from laconic.errors import DataError, DeployError, FolderError, MissingExtraError, TargetError
 from laconic.pack.package import Package
-from laconic.runtime import runtime_of
+from laconic.runtime import Runtime, Translating, runtime_of
 from laconic.runtime.difference import relative_error
 from laconic.story.inputs import made_up
 
@@ -84,7 +84,11 @@ def _labels(package: Package, logits: Any, top: int) -> list[JsonObject]:
 
 
 def exported(package: Package, target: Target, out: Path) -> JsonObject:
-    """Write the package's file for ``target`` after a comparison there; nothing is written if it does not agree."""
+    """Write the package's file for ``target`` after a comparison there; nothing is written if it does not agree.
+
+    For a runtime that may be absent where its files are made the file is translated, and compared as far as it can be
+    here: ``note`` says how.
+    """
     there, here = runtime_of(target), runtime_of(package.target)
     if there.SUFFIX != here.SUFFIX:
         command = f"laconic shrink MODEL --data DATA --recipe {package.folder}/recipe.yaml --budget 0 --target {target}"
@@ -96,26 +100,43 @@ def exported(package: Package, target: Target, out: Path) -> JsonObject:
         raise FolderError("--out is a folder", got=str(out), wanted="the file to write")
     x = made_up(package.manifest["inputs"], _COMPARED)
     wanted = here.open_file(package.model_path, package.target)(x)
-    try:
-        found = there.open_file(package.model_path, target)(x)
-    except DeployError as error:
-        raise TargetError(str(error), fix="give another --target") from error
-    difference = max(relative_error(found[name], y) for name, y in wanted.items())
     integer = any(name.startswith("Quantize") for name in package.manifest["best"]["operators"])
-    if difference > (_ROUNDING * 10 if integer else _ROUNDING):
-        raise TargetError(f"on {target} the file gives another answer", got=f"relative error {difference:.2g}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-            part = Path(folder) / out.name
-            shutil.copyfile(package.model_path, part)
-            part.replace(out)
-    except OSError as error:
-        raise FolderError(f"{out} cannot be written: {error}", fix="give another --out") from error
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / package.model_path.name
+        found, note = _written(package, there, target, made, x)
+        difference = max(relative_error(found[name], y) for name, y in wanted.items())
+        if difference > (_ROUNDING * 10 if integer else _ROUNDING):
+            raise TargetError(f"on {target} the file gives another answer", got=f"relative error {difference:.2g}")
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+                part = Path(folder) / out.name
+                shutil.copyfile(made, part)
+                part.replace(out)
+        except OSError as error:
+            raise FolderError(f"{out} cannot be written: {error}", fix="give another --out") from error
     return {
         "file": str(out),
         "bytes": out.stat().st_size,
         "target": str(target),
         "certified_on": str(package.target),
         "difference": difference,
+        "note": note,
     }
+
+
+def _written(
+    package: Package, there: Runtime, target: Target, part: Path, x: Arrays
+) -> tuple[dict[str, Array], str | None]:
+    """Write the file for ``target``; its outputs for ``x``, and how they came about if not on the target."""
+    try:
+        if not isinstance(there, Translating):
+            shutil.copyfile(package.model_path, part)
+            return there.open_file(part, target)(x), None
+        there.translate(package.model_path, part)
+        try:
+            return there.open_file(part, target)(x), None
+        except MissingExtraError:
+            return there.simulate(part, target)(x), there.SIMULATED
+    except DeployError as error:
+        raise TargetError(str(error), fix="give another --target") from error

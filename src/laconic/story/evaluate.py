@@ -40,7 +40,7 @@ Progress = Callable[[str, float], None]
 BASELINE = Recipe()
 LIBRARIES = (
     *("laconic", "torch", "onnx", "onnxruntime", "openvino", "litert-torch", "ai-edge-litert", "executorch"),
-    *("torch-pruning", "numpy"),
+    *("tensorrt", "torch-pruning", "numpy"),
 )
 _SAMPLES = 8
 _PREFIXES_KEPT = 4
