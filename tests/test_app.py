@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from laconic.pack import package
@@ -188,6 +189,19 @@ def test_export_to_a_runtime_that_reads_the_file(tmp_path: Path) -> None:
     assert list(out.parent.iterdir()) == [out]
     shown = laconic("export", sized().out, "--target", "openvino:cpu", "--out", out)
     assert f"wrote {out}" in shown.out.replace("\n", "")
+
+
+def test_export_to_tensorrt_without_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    command = ("export", sized().out, "--target", "tensorrt:cuda", "--out", tmp_path / "m.onnx")
+    said = laconic(*command, "--json")
+    assert said.code == 0, said.err
+    note = "checked structurally and computed by ONNX Runtime on this machine; not run on TensorRT"
+    assert said.json["note"] == note
+    assert said.json["difference"] < 0.2
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    assert onnx.TensorProto.UINT8 not in kinds
+    assert note in " ".join(laconic(*command).out.split())
 
 
 def test_export_to_one_that_does_not_is_refused_with_the_way_to_do_it(tmp_path: Path) -> None:

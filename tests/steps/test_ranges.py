@@ -19,6 +19,7 @@ from laconic.steps.quantize.ranges import (
     minmax,
     mse,
     percentile,
+    symmetric,
 )
 
 
@@ -191,3 +192,17 @@ def test_affine_covers_the_range_and_holds_zero(a: float, b: float, levels: int)
 )
 def test_affine_by_hand(low: float, high: float, scale: float, zero: int) -> None:
     assert affine(low, high, 255) == (pytest.approx(scale, rel=1e-12), zero)
+
+
+@given(st.floats(-100, 0), st.floats(0, 100))
+def test_a_symmetric_grid_has_zero_in_its_middle_and_reaches_both_ends(low: float, high: float) -> None:
+    scale, middle = symmetric(low, high, 255)
+    assert middle == 128
+    reach = max(-low, high)
+    assert scale == pytest.approx(reach / 127) if reach > 1e-30 else scale == 1.0
+
+
+def test_entropy_counts_the_codes_that_lie_on_the_range() -> None:
+    """Of 16 symmetric codes 8 lie on values of one sign."""
+    found = histogram(values("relu"))
+    assert entropy(found, 15, symmetric) == entropy(found, 7, affine)

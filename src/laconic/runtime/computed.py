@@ -16,7 +16,7 @@ from laconic.core import Facts
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits"})
 _KIND = onnx.TensorProto
-_BITS = {
+_BITS: dict[int, int] = {
     **{_KIND.INT4: 4, _KIND.UINT4: 4, _KIND.INT8: 8, _KIND.UINT8: 8},
     **{_KIND.FLOAT16: 16, _KIND.BFLOAT16: 16, _KIND.FLOAT: 32},
 }

@@ -3,7 +3,8 @@
 Weights alone: MatMulNBits is read as Constant (u2, u4, u8) -> Convert -> Subtract -> Multiply -> MatMul and kept short:
 the linear layer multiplies the codes. What it reads is rounded to 8 bits in groups of 32 while it runs (the property
 DYNAMIC_QUANTIZATION_GROUP_SIZE; 0.6 to 0.8 % relative error of two layers, 5e-7 without). It gains where reading the
-weights takes the time: at batch 1 about nothing at 256 inputs, 1.6x at 512, more from 1024 on (4 bits, in groups of 32).
+weights takes the time: at batch 1 about nothing at 256 inputs, 1.6x at 512, more from 1024 on (4 bits, groups of 32).
+Small chains of linear layers it fuses to one kernel of its own, which computes in float32.
 
 Traps measured: on processors with bf16 it computes float layers in bf16 unless told otherwise (a legitimate candidate,
 and a trap for baselines), so the precision is always set, from the file's own note; a free batch costs 3 to 17 %, so
@@ -34,6 +35,7 @@ _PROFILED_CALLS = 40
 _NOTES = ("layerType", "runtimePrecision", "outputPrecisions", "originalLayersNames")
 _INTEGERS = frozenset({"u8", "i8"})
 _LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
+_COMPILED = "Subgraph"
 _WEIGHTS_ALONE = {"u2": "2-bit weights", "u4": "4-bit weights", "u8": "8-bit weights", "i8": "8-bit weights"}
 _NOT_RUN = frozenset({"Input", "Const", "Output"})
 _QUANTIZERS = "q"
@@ -60,10 +62,12 @@ def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Fac
 
 def _kernels(path: Path, target: Target) -> dict[str, str]:
     """What each layer of the compiled graph computes in."""
-    ends, found = _ends(path), {}
+    ends: dict[str, str] = _ends(path)
+    found: dict[str, str] = {}
+    whole: dict[str, str] = {}  # by layer of a part of the graph that is compiled as one kernel
     for node in _compiled(path, target).get_runtime_model().get_ordered_ops():
         notes = {key: node.get_rt_info()[key].astype(str) for key in _NOTES if key in node.get_rt_info()}
-        if notes["layerType"] not in _LAYERS:
+        if notes["layerType"] not in (*_LAYERS, _COMPILED):
             continue
         reads, precision = node.inputs()[0].get_source_output().get_node(), notes["runtimePrecision"]
         if reads.get_rt_info()["outputPrecisions"].astype(str).split(",")[0] in _INTEGERS:
@@ -71,8 +75,8 @@ def _kernels(path: Path, target: Target) -> dict[str, str]:
         else:
             kind = _WEIGHTS_ALONE.get(precision, {"f32": "float32", "bf16": "bfloat16"}.get(precision, precision))
         for origin in notes["originalLayersNames"].split(","):
-            found[_module_of(origin, ends)] = kind
-    return found
+            (whole if notes["layerType"] == _COMPILED else found)[_module_of(origin, ends)] = kind
+    return whole | found
 
 
 def open_file(path: Path, target: Target) -> Session:

@@ -140,7 +140,7 @@ class _Engine:
             kind = torch.as_tensor(np.empty(0, trt.nptype(self.engine.get_tensor_dtype(name)))).dtype
             self.tensors[name] = torch.empty(tuple(self.context.get_tensor_shape(name)), dtype=kind, device=device)
             self.context.set_tensor_address(name, self.tensors[name].data_ptr())
-        self.stream = torch.cuda.Stream() if device == "cuda" else None
+        self.stream = torch.cuda.Stream() if device == "cuda" else None  # type: ignore[no-untyped-call]
 
     def run(self, inputs: Arrays) -> list[Array]:
         """Copy in, compute, copy out; returns when all of it is done."""

@@ -187,7 +187,9 @@ def _faults(node: ir.Node) -> Iterator[str]:
         maker = source.producer() if source is not None else None
         if maker is None or maker.op_type != _QUANTIZE:
             yield "dequantizes what no QuantizeLinear gave"
-        elif not all(np.array_equal(_known(a), _known(b)) for a, b in zip(maker.inputs[1:3], node.inputs[1:3], strict=True)):
+        elif not all(
+            np.array_equal(_known(a), _known(b)) for a, b in zip(maker.inputs[1:3], node.inputs[1:3], strict=True)
+        ):
             yield "has other scales than the QuantizeLinear in front of it"
     if codes is None:
         if scale.ndim:

@@ -150,9 +150,7 @@ def _quantizer(scale: float, zero_point: int, levels: int, signed: bool) -> Fake
     return FakeQuantize(torch.tensor(scale), zero, -middle, levels - middle)
 
 
-def _fitted(
-    histogram: Histogram, ranges: str, bounds: tuple[float, float], levels: int, signed: bool
-) -> FakeQuantize:
+def _fitted(histogram: Histogram, ranges: str, bounds: tuple[float, float], levels: int, signed: bool) -> FakeQuantize:
     grid = symmetric if signed else affine
     low, high = RANGES[ranges](histogram, levels, grid)
     return _quantizer(*grid(max(low, bounds[0]), min(high, bounds[1]), levels), levels, signed)

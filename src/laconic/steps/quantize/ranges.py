@@ -61,7 +61,7 @@ def affine(low: float, high: float, levels: int) -> tuple[float, int]:
 
 def symmetric(low: float, high: float, levels: int) -> tuple[float, int]:
     """Scale and zero point of integers 0..``levels`` (odd) that cover ``low``..``high`` with 0 in the middle: taken off,
-    it leaves signed integers without a zero point. Values of one sign get half of them."""
+    it leaves signed integers without a zero point. Values of one sign get half."""
     middle = (levels + 1) // 2
     reach = max(-low, high)
     return (reach / (levels - middle) if reach > 1e-30 else 1.0), middle
@@ -94,9 +94,9 @@ def mse(histogram: Histogram, levels: int, grid: Grid = affine) -> tuple[float, 
 
 
 def entropy(histogram: Histogram, levels: int, grid: Grid = affine) -> tuple[float, float]:
-    scale, _ = grid(histogram.low, histogram.high, levels)
-    codes = min(levels, round((histogram.high - histogram.low) / scale)) + 1  # a symmetric grid has some outside
-    counts, bins = histogram.counts, len(histogram.counts)
+    counts, bins, codes = histogram.counts, len(histogram.counts), levels + 1
+    if grid is symmetric:  # some of its codes lie where no values are
+        codes = round((histogram.high - histogram.low) / symmetric(histogram.low, histogram.high, levels)[0]) + 1
     width = (histogram.high - histogram.low) / bins
     zero = float(np.clip(-histogram.low / width, 0, bins))
     best, least = (histogram.low, histogram.high), np.inf
