@@ -60,8 +60,8 @@ def affine(low: float, high: float, levels: int) -> tuple[float, int]:
 
 
 def symmetric(low: float, high: float, levels: int) -> tuple[float, int]:
-    """Scale and zero point of integers 0..``levels`` (odd) that cover ``low``..``high`` with 0 in the middle: taken off,
-    it leaves signed integers without a zero point. Values of one sign get half."""
+    """Scale and zero point of integers 0..``levels`` (odd) that cover ``low``..``high``, 0 in the middle: taken off, it
+    leaves signed integers without a zero point. Values of one sign get half."""
     middle = (levels + 1) // 2
     reach = max(-low, high)
     return (reach / (levels - middle) if reach > 1e-30 else 1.0), middle
