@@ -128,7 +128,7 @@ def test_every_choice_of_ranges_gives_a_symmetric_grid(ranges: Any) -> None:
     assert worst({"y": outputs(model, "plain")[0]}, wanted) < 0.1
 
 
-# ----------------------------------------------------------------------------------------------------------- translation
+# ---------------------------------------------------------------------------------------------------------- translation
 
 
 def test_a_file_made_for_another_runtime_is_translated(tmp_path: Path) -> None:

@@ -107,8 +107,14 @@ def _make_symmetric(graph: ir.Graph, quantize: ir.Node) -> None:
     if zero.dtype == np.int8 and not zero.any():
         return
     limits = np.iinfo(zero.dtype)
-    reach = np.maximum(zero.astype(np.float64) - limits.min, limits.max - zero.astype(np.float64))
-    name = str(quantize.outputs[0].name)
+    below, above = (np.abs(end - zero.astype(np.float64)) for end in (limits.min, limits.max))
+    reach, name, source = np.maximum(below, above), str(quantize.outputs[0].name), quantize.inputs[0]
+    if source is not None and source.is_graph_input():  # inputs may lie where the old codes ended and the new do not
+        ends = {"low": -scale * below, "high": scale * above}
+        held = [_initializer(graph, f"{name}.{end}", value.astype(np.float32)) for end, value in ends.items()]
+        clip = ir.node("Clip", [source, *held], name="clip")
+        quantize.prepend(clip)
+        quantize.replace_input_with(0, clip.outputs[0])
     values = [
         _initializer(graph, f"{name}.scale", (scale * reach / _LARGEST).astype(np.float32)),
         _initializer(graph, f"{name}.zero", np.zeros(zero.shape, np.int8)),
