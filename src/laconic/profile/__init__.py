@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from laconic.core import JsonObject
 from laconic.profile import backward
 from laconic.profile.energy import Energy, Precision, bound_ms, energy_of
-from laconic.profile.memory import dram_bytes, peak_bytes
+from laconic.profile.memory import dram_bytes, fused, peak_bytes
 from laconic.profile.recording import Operator, Recording, layer_of, recorded
 from laconic.profile.weights import Stored, nonzero, stored_weights
 
@@ -32,7 +32,8 @@ class LayerProfile:
     ``params`` and ``nonzero`` count numbers, ``weights_bytes`` is what they take at ``bits`` each (of the weight).
     ``macs``: multiply-accumulates; ``flops``: operations, two for each MAC and the elementwise ones.
     ``activations_bytes``: what its operators write. ``traffic_bytes``: what they read and write, weights too;
-    ``dram_bytes``: so much of it as the cache does not hold. ``backward_macs`` and ``backward_traffic_bytes``: of its
+    ``dram_bytes``: so much of it as is left when elementwise operators are fused into the layer before them and the
+    cache holds what it can. ``backward_macs`` and ``backward_traffic_bytes``: of its
     gradients; ``kept_bytes``: the activations kept for them. ``energy_pj``: of a run, modelled. ``precision``: what it
     multiplies in.
     """
@@ -100,7 +101,8 @@ def profile(
 
     Of named inputs, one goes by position, several by keyword.
     """
-    named = {"": inputs[:1]} if isinstance(inputs, Tensor) else {name: x[:1] for name, x in inputs.items()}
+    named = {"": inputs} if isinstance(inputs, Tensor) else inputs
+    named = {name: x[:1].clone() for name, x in named.items()}  # a slice would hold the memory of all samples
     stored = stored_weights(model)
     with recorded(model, stored, list(named.values())) as recorder:
         outputs = model(*named.values()) if len(named) == 1 else model(**named)
@@ -112,7 +114,8 @@ def profile(
 def _summed(model: nn.Module, found: Recording, stored: dict[str, Stored], cache_bytes: int) -> Profile:
     touched = [(found.bytes_of(op.reads), found.bytes_of(op.writes)) for op in found.operators]
     sizes = {i: value.size_bytes for i, value in enumerate(found.values) if value.kind != "weight"}
-    moved = dram_bytes(touched, cache_bytes, found.inputs, found.outputs)
+    run = fused(touched, [op.joined for op in found.operators], found.outputs)
+    moved = dram_bytes(run, cache_bytes, found.inputs, found.outputs)
     rows = {name: _Sum(**asdict(weights)) for name, weights in _weights(model, stored).items()}
     spent = Energy()
     kept: set[int] = set()

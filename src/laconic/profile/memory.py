@@ -9,7 +9,10 @@ without working memory inside operators.
 reuse distance. Distances do not depend on the cache's size, so a larger cache never means more traffic (Mattson et al.
 1970, doi 10.1147/sj.92.0078). What is written goes to DRAM only if it is an output or if some later reader does not
 find it in the cache. The model is run again and again: what is counted is a later run, in which the weights are found
-if a whole run fits. Operators are those of the model as it is written: what a runtime fuses, it saves.
+if a whole run fits.
+
+Before that the run is fused as every runtime fuses it: an elementwise operator, or a normalisation with known
+statistics, that alone reads what another operator makes is computed there, and what lies between is never written.
 """
 
 from __future__ import annotations
@@ -40,6 +43,46 @@ def peak_bytes(run: Sequence[Touched], sizes: dict[int, int], inputs: Collection
         alive += change[i]
         peak = max(peak, alive)
     return peak
+
+
+def fused(run: Sequence[Touched], joined: Sequence[bool], outputs: Collection[int]) -> list[Touched]:
+    """The run with each operator that is ``joined`` moved into the one that makes what it reads, where nobody else reads
+    it; what was moved touches nothing any more. Of several such inputs the latest made is the one it follows."""
+    found = [(dict(reads), dict(writes)) for reads, writes in run]
+    host = list(range(len(run)))  # where each operator is computed
+    maker, readers, final = _versions(run)
+    for i, (reads, writes) in enumerate(run):
+        made = [(host[maker[i, value]], maker[i, value], value) for value in reads if (i, value) in maker]
+        if not joined[i] or not made:
+            continue
+        place, by, value = max(made)
+        if readers[value, by] != [i] or (value in outputs and final[value] == by):
+            continue
+        there_reads, there_writes = found[place]
+        there_writes.pop(value, None)
+        there_reads.update({other: n for other, n in reads.items() if other != value and other not in there_writes})
+        there_writes.update(writes)
+        found[i], host[i] = ({}, {}), place
+    return found
+
+
+_Versions = tuple[dict[tuple[int, int], int], dict[tuple[int, int], list[int]], dict[int, int]]
+
+
+def _versions(run: Sequence[Touched]) -> _Versions:
+    """Who wrote what (operator, value) reads; who reads what (value, writer) left there; who writes a value last."""
+    maker: dict[tuple[int, int], int] = {}
+    readers: dict[tuple[int, int], list[int]] = {}
+    final: dict[int, int] = {}
+    for i, (reads, writes) in enumerate(run):
+        for value in reads:
+            if value in final:
+                maker[i, value] = final[value]
+                readers[value, final[value]].append(i)
+        for value in writes:
+            final[value] = i
+            readers[value, i] = []
+    return maker, readers, final
 
 
 def dram_bytes(run: Sequence[Touched], cache_bytes: int, inputs: Collection[int], outputs: Collection[int]) -> list[int]:

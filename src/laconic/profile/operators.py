@@ -157,15 +157,27 @@ def _named(rule: Rule, names: str) -> dict[str, Rule]:
     return {f"aten::{name}": rule for name in names.split()}
 
 
+_BATCH_NORMS = frozenset({"aten::native_batch_norm", "aten::batch_norm", "aten::cudnn_batch_norm"})
+_KNOWN_STATISTICS = "_native_batch_norm_legit_no_training _batch_norm_no_update"
+
+
+def _has_statistics(name: str, inputs: Arguments) -> bool:
+    """Whether a batch norm takes the mean and variance that it was given, rather than its input's."""
+    return name in _BATCH_NORMS and not inputs[5]
+
+
+def _batch_norm(inputs: Arguments, output: Any) -> int:
+    return (7 if inputs[5] else 2) * _first(output).numel()
+
+
 _NORMS: dict[str, Rule] = {
     # with statistics that are known: a product and a sum
-    **_named(_per_output(2), "_native_batch_norm_legit_no_training _batch_norm_no_update cudnn_batch_norm"),
+    **_named(_per_output(2), _KNOWN_STATISTICS),
     # mean 1, variance 2, centre and divide 2, gain and shift 2
     **_named(
-        _per_output(7),
-        "batch_norm native_batch_norm _native_batch_norm_legit _batch_norm_with_update native_layer_norm "
-        "native_group_norm instance_norm",
+        _per_output(7), "_native_batch_norm_legit _batch_norm_with_update native_layer_norm native_group_norm"
     ),
+    **dict.fromkeys(_BATCH_NORMS, _batch_norm),
     **_named(_per_output(4), "_fused_rms_norm rms_norm _weight_norm_interface renorm"),
     # maximum, difference, exp, sum, quotient
     **_named(_per_output(5), "_softmax _log_softmax _safe_softmax"),
@@ -198,7 +210,7 @@ _RESIZES: dict[str, Rule] = {
 _ELEMENTWISE: dict[str, Rule] = {
     **_named(
         _per_output(1),
-        "hardswish_ hardtanh hardtanh_ leaky_relu_ elu_ clamp_ clamp_min_ prelu _prelu_kernel glu celu_ bernoulli_ "
+        "hardswish hardswish_ hardtanh hardtanh_ leaky_relu_ elu_ clamp_ clamp_min_ prelu _prelu_kernel glu celu_ bernoulli_ "
         "native_dropout rand rand_like randn randn_like addcmul_ addcdiv_ index_add index_add_ scatter_add "
         "scatter_add_ scatter_reduce col2im rrelu_with_noise hardshrink softshrink logit uniform_ normal_ cross "
         "linalg_cross dist isclose",
@@ -253,6 +265,17 @@ PICKS: frozenset[str] = frozenset(
     {"aten::embedding", "aten::index_select", "aten::gather", "aten::index", "aten::_unsafe_index", "aten::take"}
 )
 """Operators that read of their first tensor no more numbers than they give."""
+
+
+_JOINED = frozenset({*_ELEMENTWISE, *(f"aten::{name}" for name in _KNOWN_STATISTICS.split())})
+
+
+def is_joined(operator: Any, inputs: Arguments) -> bool:
+    """Whether a runtime computes the operator where its input is made: it is elementwise, or scales and shifts."""
+    name = operator._schema.name
+    if name in _JOINED or _has_statistics(name, inputs):
+        return True
+    return torch.Tag.pointwise in operator.tags and name not in MOVES | UNWRITTEN | MACS.keys()
 
 
 def macs_of(operator: Any, inputs: Arguments, output: Any) -> int:

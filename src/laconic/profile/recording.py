@@ -55,13 +55,14 @@ class Operator:
     """One call of an operator that reads or writes memory. ``reads`` and ``writes``: elements touched, by value.
 
     ``operands``: the values whose numbers it computes with: the factors of a product, else what it writes. ``kept``: the
-    values that its gradient needs; ``trained``: those it has gradients for, with their elements.
+    values that its gradient needs; ``joined``: it is computed where its input is made; ``trained``: those it has gradients for, with their elements.
     """
 
     name: str
     layer: str
     macs: int
     flops: int
+    joined: bool
     reads: dict[int, int]
     writes: dict[int, int]
     operands: tuple[int, ...]
@@ -150,6 +151,7 @@ class Recorder(TorchDispatchMode):
                 layer=self.running[-1],
                 macs=macs,
                 flops=operators.flops_of(func, args, result),
+                joined=operators.is_joined(func, args),
                 reads=reads,
                 writes=self._touched(writes),
                 operands=tuple(self._touched(operands)),

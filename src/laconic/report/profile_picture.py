@@ -1,0 +1,230 @@
+"""The picture of a profile: where the parameters, MACs, bytes and milliseconds of a network are.
+
+One bar per quantity, each from the network's first layer to its last, so that a part of the network is a ribbon that
+runs down through all bars: wide where it weighs much. Parts are the network's own blocks; within one, each layer is
+told apart by a fine line and names itself where the pointer rests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from laconic.core import JsonObject
+from laconic.report import theme
+from laconic.report.profiles import headline, shares, short_name
+from laconic.report.svg import Box, element, escape, line, shorten, text, text_width
+from laconic.report.words import count, latency, size
+
+_FEWEST, _MOST = 5, 11
+_BAR, _GAP, _TITLE = 34.0, 46.0, 22.0
+_LEAST_SHOWN = 0.6
+"""Narrower than so many pixels, a layer has no line of its own."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What one bar shows: its name, the key of the layers' rows, how it is written, what it is of."""
+
+    name: str
+    key: str
+    words: Callable[[float], str]
+    basis: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive layers, by index; the last block of the runtime's own nodes has none."""
+
+    name: str
+    layers: tuple[int, ...]
+
+
+def profile_svg(found: JsonObject) -> str:
+    """The picture as a file of its own, on a light ground, for a README."""
+    width = 900.0
+    height = 84 + _height(found)
+    name = shorten(short_name(found), 60)
+    ground = {"fill": theme.LIGHT["paper"], "stroke": theme.LIGHT["line"]}
+    return element(
+        "svg",
+        element("title", escape(f"{name}: {headline(found)}")),
+        element("style", escape(theme.fixed(theme.PICTURE + "\n" + theme.BARS))),
+        element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=8, **ground),
+        text(24, 37, name, "title"),
+        text(24, 59, headline(found), "quiet"),
+        _drawing(found, (24, 74, width - 24, height)),
+        xmlns="http://www.w3.org/2000/svg",
+        class_="front",
+        role="img",
+        viewBox=f"0 0 {width:g} {height:g}",
+        width=width,
+        height=height,
+    )
+
+
+def picture(found: JsonObject, width: float) -> str:
+    """The picture as a part of the page, which colours it."""
+    height = _height(found)
+    label = f"Where the parameters, MACs, bytes and milliseconds are: {headline(found)}"
+    drawing = _drawing(found, (0, 0, width, height))
+    return element("svg", drawing, class_="front", viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label)
+
+
+def quantities(found: JsonObject) -> list[Quantity]:
+    """The bars: milliseconds only where the runtime told them."""
+    known = [
+        Quantity("parameters", "params", count, "counted"),
+        Quantity("MACs", "macs", count, "counted"),
+        Quantity("bytes to and from DRAM", "dram_bytes", size, f"modelled, cache of {size(found['cache_bytes'])}"),
+    ]
+    if any(row["time_ms"] for row in found["layers"]):
+        known.append(Quantity("milliseconds", "time_ms", latency, f"measured, {found['target']}"))
+    return [quantity for quantity in known if any(row[quantity.key] for row in found["layers"])]
+
+
+def _height(found: JsonObject) -> float:
+    n = len(quantities(found))
+    return n * (_TITLE + _BAR) + (n - 1) * (_GAP - _TITLE) + 18
+
+
+# -------------------------------------------------------------------------------------------------------------- blocks
+
+
+def blocks(found: JsonObject) -> list[Block]:
+    """The network in five to eleven parts, by its modules' names: the part with most layers is divided until there are
+    enough, then neighbours that weigh little are joined."""
+    rows, keys = found["layers"], [quantity.key for quantity in quantities(found)]
+    columns = [shares(found, key) for key in keys]
+    used = [i for i in range(len(rows)) if any(column[i] for column in columns)]
+    parts = _divided([rows[i]["name"].split(".") for i in used])
+    groups = [[used[i] for i in part] for part in parts]
+
+    def weight(group: Sequence[int]) -> float:
+        return max((sum(column[i] for i in group) for column in columns), default=0.0)
+
+    while len(groups) > _MOST:
+        _, at = min((weight(a) + weight(b), i) for i, (a, b) in enumerate(pairwise(groups)))
+        groups[at : at + 2] = [groups[at] + groups[at + 1]]
+    return [Block(_named([rows[i]["name"] for i in group]), tuple(group)) for group in groups]
+
+
+def _divided(names: list[list[str]]) -> list[list[int]]:
+    """Runs of indices whose names begin alike, more letters of the longest run being compared until there are enough."""
+    runs, depths = [list(range(len(names)))], [0]
+    while len(runs) < _FEWEST:
+        longest = max(range(len(runs)), key=lambda i: (len(runs[i]) > 1 and depths[i] >= 0, len(runs[i])))
+        if len(runs[longest]) < 2 or depths[longest] < 0:
+            break
+        depth = depths[longest] + 1
+        parts = [list(part) for _, part in groupby(runs[longest], key=lambda i: names[i][:depth])]
+        deeper = depth if any(len(names[i]) > depth for i in runs[longest]) else -1
+        runs[longest : longest + 1], depths[longest : longest + 1] = parts, [deeper] * len(parts)
+    return runs
+
+
+def _named(names: Sequence[str]) -> str:
+    """What the names have in common, or the first and the last of them."""
+    parts = [name.split(".") for name in names]
+    common = []
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1:
+            break
+        common.append(column[0])
+    if len(names) == 1 or len(common) == min(map(len, parts)):
+        return ".".join(common) or "(model)"
+    depth = len(common) + 1
+    first, last = (".".join(part[:depth]) for part in (parts[0], parts[-1]))
+    return ".".join(common) if common and len({part[len(common)] for part in parts}) > 3 else f"{first} to {last}"
+
+
+# ------------------------------------------------------------------------------------------------------------- drawing
+
+
+def _drawing(found: JsonObject, area: Box) -> str:
+    left, top, right, _ = area
+    parts, known = blocks(found), quantities(found)
+    colours = [theme.along(i / max(1, len(parts) - 1)) for i in range(len(parts))]
+    bars, ribbons, before = [], [], None
+    for row, quantity in enumerate(known):
+        y = top + _TITLE + row * (_BAR + _GAP)
+        column = shares(found, quantity.key)
+        edges = [left]
+        for block in parts:
+            edges.append(edges[-1] + (right - left) * sum(column[i] for i in block.layers))
+        bars.append(_heading(found, quantity, left, right, y))
+        for block, colour, (start, end) in zip(parts, colours, pairwise(edges), strict=True):
+            bars.append(_segment(found, quantity, block, colour, (start, y, end, y + _BAR)))
+        if right - edges[-1] > 0.05:
+            bars.append(_rest(found, (edges[-1], y, right, y + _BAR)))
+        if before is not None:
+            ribbons += [
+                _ribbon(colour, upper, lower, y - _GAP, y)
+                for colour, upper, lower in zip(colours, pairwise(before), pairwise(edges), strict=True)
+            ]
+        before = edges
+    return "".join(ribbons + bars)
+
+
+def _heading(found: JsonObject, quantity: Quantity, left: float, right: float, y: float) -> str:
+    whole = sum(row[quantity.key] or 0 for row in found["layers"])
+    whole += sum(found["other_ms"].values()) if quantity.key == "time_ms" else 0
+    least = "at least " if found["unsupported"] and quantity.key == "macs" else ""
+    words = f"{least}{quantity.words(whole)}"
+    return text(left, y - 7, quantity.name, "known halo") + text(
+        right, y - 7, f"{words}, {quantity.basis}", "quiet halo", "end"
+    )
+
+
+def _segment(found: JsonObject, quantity: Quantity, block: Block, colour: str, box: Box) -> str:
+    """A block's part of a bar: its layers one after the other, and its name where it fits."""
+    left, top, right, bottom = box
+    if right - left < 0.05:
+        return ""
+    column = shares(found, quantity.key)
+    whole = sum(column[i] for i in block.layers)
+    x, marks = left, []
+    for i in block.layers:
+        width = (right - left) * column[i] / whole
+        if width <= 0:
+            continue
+        name, value = found["layers"][i]["name"] or "(model)", found["layers"][i][quantity.key]
+        said = element("title", escape(f"{name}: {quantity.words(value)}, {column[i]:.1%} of the {quantity.name}"))
+        marks.append(
+            element("rect", said, x=x, y=top, width=max(width, 0.01), height=bottom - top, fill=colour, class_="part")
+        )
+        if x > left and width > _LEAST_SHOWN:
+            marks.append(line(x, top, x, bottom, "between"))
+        x += width
+    marks += [line(left, top, left, bottom, "edge")]
+    return "".join(marks) + _label(block.name, whole, box)
+
+
+def _label(name: str, share: float, box: Box) -> str:
+    """The block's name and share, or the share, as far as there is room."""
+    room = box[2] - box[0] - 12
+    x, y = box[0] + 7, (box[1] + box[3]) / 2 + 4
+    for words in (f"{name}  {share:.0%}", name, f"{share:.0%}"):
+        if text_width(words) <= room:
+            return text(x, y, words, "on")
+    letters = int(room / text_width("m"))
+    return text(x, y, shorten(name, letters), "on") if letters >= 7 else ""
+
+
+def _rest(found: JsonObject, box: Box) -> str:
+    """The time of nodes that the runtime put in."""
+    left, top, right, bottom = box
+    named = ", ".join(f"{name} {latency(ms)}" for name, ms in sorted(found["other_ms"].items(), key=lambda n: -n[1])[:6])
+    said = element("title", escape(f"the runtime's own: {named}"))
+    return element("rect", said, x=left, y=top, width=right - left, height=bottom - top, class_="rest")
+
+
+def _ribbon(colour: str, upper: tuple[float, float], lower: tuple[float, float], top: float, bottom: float) -> str:
+    """A block's way from one bar to the next."""
+    if upper[1] - upper[0] < 0.05 and lower[1] - lower[0] < 0.05:
+        return ""
+    middle = (top + bottom) / 2
+    there = f"M{upper[0]:.2f} {top:.1f}C{upper[0]:.2f} {middle:.1f} {lower[0]:.2f} {middle:.1f} {lower[0]:.2f} {bottom:.1f}"
+    back = f"H{lower[1]:.2f}C{lower[1]:.2f} {middle:.1f} {upper[1]:.2f} {middle:.1f} {upper[1]:.2f} {top:.1f}Z"
+    return element("path", d=there + back, fill=colour, class_="ribbon")
