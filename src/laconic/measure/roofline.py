@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def _bandwidth(array_bytes: int, passes: int) -> float:
     a, b, c = (np.ones(array_bytes // 8) for _ in range(3))
     n = max(1, min(len(a), _BLOCK_BYTES // 8))
     blocks = [slice(start, start + n) for start in range(0, len(a) - n + 1, n)] * passes
-    return 3 * 8 * n / _undisturbed([_seconds(lambda k=k: np.add(a[k], b[k], out=c[k])) for k in blocks])
+    return 3 * 8 * n / _undisturbed([_seconds(partial(np.add, a[k], b[k], out=c[k])) for k in blocks])
 
 
 def peak(predictor: Predictor, inputs: Arrays, operations: float, calls: int = _PEAK_CALLS) -> float:

@@ -94,9 +94,7 @@ class Profile:
         return asdict(self)
 
 
-def profile(
-    model: nn.Module, inputs: Tensor | Mapping[str, Tensor], cache_bytes: int = CACHE_BYTES
-) -> Profile:
+def profile(model: nn.Module, inputs: Tensor | Mapping[str, Tensor], cache_bytes: int = CACHE_BYTES) -> Profile:
     """Run ``model`` on the first sample of ``inputs`` (axis 0 is the sample) and count.
 
     Of named inputs, one goes by position, several by keyword.

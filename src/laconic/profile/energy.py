@@ -37,9 +37,7 @@ class Energy:
         return self.compute_pj + self.sram_pj + self.dram_pj
 
     def __add__(self, other: Energy) -> Energy:
-        return Energy(
-            self.compute_pj + other.compute_pj, self.sram_pj + other.sram_pj, self.dram_pj + other.dram_pj
-        )
+        return Energy(self.compute_pj + other.compute_pj, self.sram_pj + other.sram_pj, self.dram_pj + other.dram_pj)
 
 
 def energy_of(macs: int, flops: int, traffic_bytes: int, dram_bytes: int, precision: Precision) -> Energy:

@@ -46,8 +46,8 @@ def peak_bytes(run: Sequence[Touched], sizes: dict[int, int], inputs: Collection
 
 
 def fused(run: Sequence[Touched], joined: Sequence[bool], outputs: Collection[int]) -> list[Touched]:
-    """The run with each operator that is ``joined`` moved into the one that makes what it reads, where nobody else reads
-    it; what was moved touches nothing any more. Of several such inputs the latest made is the one it follows."""
+    """The run with each operator that is ``joined`` moved into the one that makes what it reads, where nobody else
+    reads it; what was moved touches nothing any more. Of several such inputs the latest made is the one it follows."""
     found = [(dict(reads), dict(writes)) for reads, writes in run]
     host = list(range(len(run)))  # where each operator is computed
     maker, readers, final = _versions(run)
@@ -85,7 +85,9 @@ def _versions(run: Sequence[Touched]) -> _Versions:
     return maker, readers, final
 
 
-def dram_bytes(run: Sequence[Touched], cache_bytes: int, inputs: Collection[int], outputs: Collection[int]) -> list[int]:
+def dram_bytes(
+    run: Sequence[Touched], cache_bytes: int, inputs: Collection[int], outputs: Collection[int]
+) -> list[int]:
     """The bytes that each operator of a run moves from and to DRAM, through a cache of ``cache_bytes``."""
     cache = _Cache(cache_bytes)
     _once(run, cache, inputs, outputs)

@@ -58,7 +58,7 @@ def _scores(inputs: Arguments) -> int:
 
 def _attention(inputs: Arguments, output: Any) -> int:
     """Q K^T and its product with V, for (..., L, E), (..., S, E) and (..., S, E_v)."""
-    return _scores(inputs) * (inputs[0].shape[-1] + inputs[2].shape[-1])
+    return _scores(inputs) * int(inputs[0].shape[-1] + inputs[2].shape[-1])
 
 
 def _rnn_layer(inputs: Arguments, output: Any) -> int:
@@ -174,9 +174,7 @@ _NORMS: dict[str, Rule] = {
     # with statistics that are known: a product and a sum
     **_named(_per_output(2), _KNOWN_STATISTICS),
     # mean 1, variance 2, centre and divide 2, gain and shift 2
-    **_named(
-        _per_output(7), "_native_batch_norm_legit _batch_norm_with_update native_layer_norm native_group_norm"
-    ),
+    **_named(_per_output(7), "_native_batch_norm_legit _batch_norm_with_update native_layer_norm native_group_norm"),
     **dict.fromkeys(_BATCH_NORMS, _batch_norm),
     **_named(_per_output(4), "_fused_rms_norm rms_norm _weight_norm_interface renorm"),
     # maximum, difference, exp, sum, quotient
@@ -210,8 +208,8 @@ _RESIZES: dict[str, Rule] = {
 _ELEMENTWISE: dict[str, Rule] = {
     **_named(
         _per_output(1),
-        "hardswish hardswish_ hardtanh hardtanh_ leaky_relu_ elu_ clamp_ clamp_min_ prelu _prelu_kernel glu celu_ bernoulli_ "
-        "native_dropout rand rand_like randn randn_like addcmul_ addcdiv_ index_add index_add_ scatter_add "
+        "hardswish hardswish_ hardtanh hardtanh_ leaky_relu_ elu_ clamp_ clamp_min_ prelu _prelu_kernel glu celu_ "
+        "bernoulli_ native_dropout rand rand_like randn randn_like addcmul_ addcdiv_ index_add index_add_ scatter_add "
         "scatter_add_ scatter_reduce col2im rrelu_with_noise hardshrink softshrink logit uniform_ normal_ cross "
         "linalg_cross dist isclose",
     ),

@@ -54,8 +54,9 @@ class Value:
 class Operator:
     """One call of an operator that reads or writes memory. ``reads`` and ``writes``: elements touched, by value.
 
-    ``operands``: the values whose numbers it computes with: the factors of a product, else what it writes. ``kept``: the
-    values that its gradient needs; ``joined``: it is computed where its input is made; ``trained``: those it has gradients for, with their elements.
+    ``joined``: a runtime computes it where its input is made. ``operands``: the values whose numbers it computes with:
+    the factors of a product, else what it writes. ``kept``: the values that its gradient needs; ``trained``: those that
+    it has gradients for.
     """
 
     name: str
@@ -100,7 +101,7 @@ class Recorder(TorchDispatchMode):
     def register(self, tensor: Tensor, kind: Kind, item_bits: float | None = None, trains: bool = False) -> int:
         """The value that a tensor's memory is; a new one of this kind if it was not seen before."""
         storage = tensor.untyped_storage()
-        reference = StorageWeakRef(storage)
+        reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         if reference.cdata not in self._known:
             own = 8 * tensor.element_size()
             stated = item_bits or (min(own, self.float_bits) if tensor.is_floating_point() else own)
@@ -124,7 +125,7 @@ class Recorder(TorchDispatchMode):
             return
         source = max(sources, key=lambda value: self.found.values[value].bits)
         for y in made:
-            reference = StorageWeakRef(y.untyped_storage())
+            reference = StorageWeakRef(y.untyped_storage())  # type: ignore[no-untyped-call]
             self._known.setdefault(reference.cdata, (reference, source))
 
     def _record(self, func: Any, args: Any, given: Sequence[Tensor], result: Any, made: Sequence[Tensor]) -> None:
@@ -227,6 +228,6 @@ def _hooks(recorder: Recorder, path: str, module: nn.Module) -> tuple[Callable[.
         if quantizes and isinstance(output, Tensor):
             levels = module.qmax - module.qmin + 1  # type: ignore[operator]
             value = recorder.register(output, "made")
-            recorder.found.values[value].narrow(math.ceil(math.log2(levels)))  # type: ignore[arg-type]
+            recorder.found.values[value].narrow(math.ceil(math.log2(levels)))
 
     return enter, leave

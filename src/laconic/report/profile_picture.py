@@ -7,7 +7,8 @@ told apart by a fine line and names itself where the pointer rests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -17,7 +18,7 @@ from laconic.report.profiles import headline, shares, short_name
 from laconic.report.svg import Box, element, escape, line, shorten, text, text_width
 from laconic.report.words import count, latency, size
 
-_FEWEST, _MOST = 5, 11
+_FEWEST, _MOST, _HEAVY = 5, 11, 0.5
 _BAR, _GAP, _TITLE = 34.0, 46.0, 22.0
 _LEAST_SHOWN = 0.6
 """Narrower than so many pixels, a layer has no line of its own."""
@@ -93,50 +94,50 @@ def _height(found: JsonObject) -> float:
 
 
 def blocks(found: JsonObject) -> list[Block]:
-    """The network in five to eleven parts, by its modules' names: the part with most layers is divided until there are
-    enough, then neighbours that weigh little are joined."""
-    rows, keys = found["layers"], [quantity.key for quantity in quantities(found)]
-    columns = [shares(found, key) for key in keys]
+    """The network in at most eleven parts, by its modules' names: the heaviest part is divided until there are enough
+    and none is half of anything, then neighbours that weigh little are joined."""
+    rows = found["layers"]
+    columns = [shares(found, quantity.key) for quantity in quantities(found)]
     used = [i for i in range(len(rows)) if any(column[i] for column in columns)]
-    parts = _divided([rows[i]["name"].split(".") for i in used])
-    groups = [[used[i] for i in part] for part in parts]
+    names = {i: rows[i]["name"].split(".") for i in used}
 
     def weight(group: Sequence[int]) -> float:
         return max((sum(column[i] for i in group) for column in columns), default=0.0)
 
+    groups = _divided(used, names, weight)
     while len(groups) > _MOST:
         _, at = min((weight(a) + weight(b), i) for i, (a, b) in enumerate(pairwise(groups)))
         groups[at : at + 2] = [groups[at] + groups[at + 1]]
-    return [Block(_named([rows[i]["name"] for i in group]), tuple(group)) for group in groups]
+    every = [rows[i]["name"] for i in used]
+    return [Block(_named([rows[i]["name"] for i in group], every), tuple(group)) for group in groups]
 
 
-def _divided(names: list[list[str]]) -> list[list[int]]:
-    """Runs of indices whose names begin alike, more letters of the longest run being compared until there are enough."""
-    runs, depths = [list(range(len(names)))], [0]
-    while len(runs) < _FEWEST:
-        longest = max(range(len(runs)), key=lambda i: (len(runs[i]) > 1 and depths[i] >= 0, len(runs[i])))
-        if len(runs[longest]) < 2 or depths[longest] < 0:
-            break
-        depth = depths[longest] + 1
-        parts = [list(part) for _, part in groupby(runs[longest], key=lambda i: names[i][:depth])]
-        deeper = depth if any(len(names[i]) > depth for i in runs[longest]) else -1
-        runs[longest : longest + 1], depths[longest : longest + 1] = parts, [deeper] * len(parts)
-    return runs
+def _divided(
+    used: list[int], names: Mapping[int, list[str]], weight: Callable[[Sequence[int]], float]
+) -> list[list[int]]:
+    """Runs of layers whose names begin alike, the heaviest compared by more and more of their names' parts."""
+    runs = [(used, 0)]
+    while True:
+        open_ = [run for run in runs if len(run[0]) > 1 and any(len(names[i]) > run[1] for i in run[0])]
+        heaviest = max(open_, key=lambda run: weight(run[0]), default=None)
+        if heaviest is None or (len(runs) >= _FEWEST and weight(heaviest[0]) < _HEAVY):
+            return [run for run, _ in runs]
+        depth, at = heaviest[1] + 1, runs.index(heaviest)
+        parts = groupby(heaviest[0], key=lambda i: names[i][:depth])
+        runs[at : at + 1] = [(list(part), depth) for _, part in parts]
 
 
-def _named(names: Sequence[str]) -> str:
-    """What the names have in common, or the first and the last of them."""
+def _named(names: Sequence[str], every: Sequence[str]) -> str:
+    """What the names have in common, where no other layer shares it; else the first and the last of them."""
     parts = [name.split(".") for name in names]
-    common = []
-    for column in zip(*parts, strict=False):
-        if len(set(column)) > 1:
-            break
-        common.append(column[0])
-    if len(names) == 1 or len(common) == min(map(len, parts)):
-        return ".".join(common) or "(model)"
-    depth = len(common) + 1
-    first, last = (".".join(part[:depth]) for part in (parts[0], parts[-1]))
-    return ".".join(common) if common and len({part[len(common)] for part in parts}) > 3 else f"{first} to {last}"
+    common = [column[0] for column in zip(*parts, strict=False) if len(set(column)) == 1]
+    common = next((parts[0][:n] for n in range(len(common), 0, -1) if all(p[:n] == parts[0][:n] for p in parts)), [])
+    if common and sum(name.split(".")[: len(common)] == common for name in every) == len(names):
+        return ".".join(common)
+    depth = len(common)
+    first, last = (part[depth : depth + 1] for part in (parts[0], parts[-1]))
+    ends = dict.fromkeys(end or "(model)" for end in ("".join(first), "".join(last)))
+    return ".".join([*common, "\N{EN DASH}".join(ends)])
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -205,17 +206,20 @@ def _label(name: str, share: float, box: Box) -> str:
     """The block's name and share, or the share, as far as there is room."""
     room = box[2] - box[0] - 12
     x, y = box[0] + 7, (box[1] + box[3]) / 2 + 4
-    for words in (f"{name}  {share:.0%}", name, f"{share:.0%}"):
+    rest, number = name.partition(".")[2], re.search(r"\d+$", name)
+    short = [f".{rest}  {share:.0%}", f".{rest}", f".{name.rpartition('.')[2]}"] if rest else []
+    short += [f"\N{HORIZONTAL ELLIPSIS}{number[0]}"] if number else []
+    for words in (f"{name}  {share:.0%}", name, *short, f"{share:.0%}"):
         if text_width(words) <= room:
             return text(x, y, words, "on")
-    letters = int(room / text_width("m"))
-    return text(x, y, shorten(name, letters), "on") if letters >= 7 else ""
+    return ""
 
 
 def _rest(found: JsonObject, box: Box) -> str:
     """The time of nodes that the runtime put in."""
     left, top, right, bottom = box
-    named = ", ".join(f"{name} {latency(ms)}" for name, ms in sorted(found["other_ms"].items(), key=lambda n: -n[1])[:6])
+    slowest = sorted(found["other_ms"].items(), key=lambda entry: -entry[1])[:6]
+    named = ", ".join(f"{name} {latency(ms)}" for name, ms in slowest)
     said = element("title", escape(f"the runtime's own: {named}"))
     return element("rect", said, x=left, y=top, width=right - left, height=bottom - top, class_="rest")
 
@@ -224,7 +228,7 @@ def _ribbon(colour: str, upper: tuple[float, float], lower: tuple[float, float],
     """A block's way from one bar to the next."""
     if upper[1] - upper[0] < 0.05 and lower[1] - lower[0] < 0.05:
         return ""
-    middle = (top + bottom) / 2
-    there = f"M{upper[0]:.2f} {top:.1f}C{upper[0]:.2f} {middle:.1f} {lower[0]:.2f} {middle:.1f} {lower[0]:.2f} {bottom:.1f}"
-    back = f"H{lower[1]:.2f}C{lower[1]:.2f} {middle:.1f} {upper[1]:.2f} {middle:.1f} {upper[1]:.2f} {top:.1f}Z"
+    (a, b), (c, d), y = upper, lower, (top + bottom) / 2
+    there = f"M{a:.2f} {top:.1f}C{a:.2f} {y:.1f} {c:.2f} {y:.1f} {c:.2f} {bottom:.1f}"
+    back = f"H{d:.2f}C{d:.2f} {y:.1f} {b:.2f} {y:.1f} {b:.2f} {top:.1f}Z"
     return element("path", d=there + back, fill=colour, class_="ribbon")

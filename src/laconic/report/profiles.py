@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from laconic.core import JsonObject
 from laconic.report.svg import shorten
 from laconic.report.words import count, factor, latency, size
 
-COLUMNS = ("layer", "type", "params", "MACs", "DRAM", "op/B", "roof", "ms", "share")
-_NAME, _TYPE = 24, 12
+COLUMNS = ("layer", "params", "MACs", "DRAM", "op/B", "roofline", "ms", "share")
+_NAME = 22
 _JOULES = (("J", 1e12), ("mJ", 1e9), ("µJ", 1e6), ("nJ", 1e3), ("pJ", 1.0))
 
 
@@ -37,7 +35,6 @@ def layer_cells(found: JsonObject, top: int) -> tuple[list[list[str]], str]:
         rows.append(
             [
                 shorten(row["name"] or "(model)", _NAME),
-                shorten(row["type"], _TYPE),
                 count(row["params"]) if row["params"] else "",
                 count(row["macs"]) if row["macs"] else "",
                 size(row["dram_bytes"]) if row["dram_bytes"] else "",
@@ -52,7 +49,7 @@ def layer_cells(found: JsonObject, top: int) -> tuple[list[list[str]], str]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else factor(value)
 
 
 def _time(ms: float | None) -> str:
@@ -134,5 +131,3 @@ def short_name(found: JsonObject) -> str:
     """The model's name without the user's folders."""
     name = str(found["model"])
     return name.rpartition("/")[2].rpartition("\\")[2] if "/" in name or "\\" in name else name
-
-

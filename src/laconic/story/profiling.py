@@ -75,8 +75,8 @@ def of_package(package: Package, batch: int) -> Subject:
 def profiled(subject: Subject, target: Target, cache_bytes: int, reporter: Reporter) -> JsonObject:
     """Everything that ``laconic profile`` tells, as JSON.
 
-    What cannot be deployed is counted and not timed: ``not_timed`` says why. The machine's roof, and with it the bounds,
-    are left out where the target is not its processor.
+    What cannot be deployed is counted and not timed: ``not_timed`` says why. The machine's roof, and with it the
+    bounds, are left out where the target is not its processor.
     """
     runtime = runtime_of(target)
     samples = {name: torch.as_tensor(x) for name, x in subject.example.items()}
