@@ -158,7 +158,8 @@ def profile(options: Namespace) -> int:
     """``laconic profile``: what a model costs, layer by layer; with ``--out`` as a picture and a page too."""
     from laconic.story import profiling
 
-    target, cache_bytes = Target.parse(options.target), size_bytes(options.cache, "--cache")
+    target = Target.parse(options.target) if options.target else None
+    cache_bytes = size_bytes(options.cache, "--cache")
     if options.top < 1:
         raise InputError("--top is too small", got=options.top, wanted="at least 1")
     if options.data and options.input:
@@ -166,8 +167,8 @@ def profile(options: Namespace) -> int:
     shape = _shape(options.input) if options.input else None
     _require_writable(options.out)
     with console.ConsoleReporter() as reporter:
-        subject = _subject(options, shape, target.batch, reporter)
-        found = profiling.profiled(subject, target, cache_bytes, reporter)
+        subject = _subject(options, shape, target.batch if target else 1, reporter)
+        found = profiling.profiled(subject, target or subject.target, cache_bytes, reporter)
     if options.out:
         _write_profile(options.out, found)
     if options.json:

@@ -135,7 +135,7 @@ def _add_profile(commands: argparse._SubParsersAction[_Parser]) -> None:
     profile.add_argument("model", metavar="MODEL|PACKAGE", help=_MODEL)
     _add_samples(profile, required=False)
     profile.add_argument("--input", metavar="SHAPE", help="the input without the batch, for example 3x224x224")
-    profile.add_argument("--target", default=_TARGET, metavar="T", help=f"default {_TARGET}")
+    profile.add_argument("--target", metavar="T", help=f"default {_TARGET}, or the package's own")
     profile.add_argument("--cache", default="1MB", metavar="S", help="what the modelled cache holds (default 1MB)")
     profile.add_argument("--top", type=int, default=20, metavar="N", help="how many layers to print (default 20)")
     profile.add_argument("--out", type=Path, metavar="DIR", help="write profile.svg and profile.html there")

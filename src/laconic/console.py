@@ -230,11 +230,11 @@ def print_profile(found: JsonObject, top: int, out: Path | None) -> None:
     """What a model costs: its layers by what they weigh most, and the totals."""
     if found["note"]:
         _paragraph(found["note"])
-    rows, most = profiles.layer_cells(found, top)
-    more = f", {most}" if most else ""
-    table(f"{found['model']} on {found['target']}, one sample{more}", profiles.COLUMNS, rows)
-    facts = profiles.totals(found)
-    table("", ["in all", "", ""], facts)
+    rows, which = profiles.layer_cells(found, top)
+    more = f", {which}" if which else ""
+    say(f"{found['model']} on {found['target']}, one sample{more}")
+    table("", profiles.COLUMNS, rows)
+    table("", ["in all", "", ""], profiles.totals(found))
     for line in profiles.notes(found):
         _paragraph(line)
     if out is not None:

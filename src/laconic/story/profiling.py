@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ _TIMED_S, _FEWEST, _MOST = 5.0, 20, 300
 class Subject:
     """What is profiled: a module, samples for it, and the file to time if there is one already.
 
-    ``weights_known`` is false where the structure was rebuilt and the weights are in the file alone.
+    ``target``: where it runs unless another is asked for. ``weights_known`` is false where the structure was rebuilt
+    and the weights are in the file alone.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Subject:
     example: Arrays
     note: str = ""
     file: Path | None = None
+    target: Target = field(default_factory=lambda: Target("onnxruntime"))
     weights_known: bool = True
 
 
@@ -68,8 +70,8 @@ def of_package(package: Package, batch: int) -> Subject:
     stated_of = package.manifest
     module = load_model(stated_of["model"]["source"]).module
     module = Recipe.parse(stated_of["recipe"], STEPS).restore(module, stated_of["facts"])
-    example = made_up(stated_of["inputs"], max(_SAMPLES, batch))
-    return Subject(str(package.folder), module, example, "", package.model_path, weights_known=False)
+    example = made_up(stated_of["inputs"], max(_SAMPLES, batch, package.target.batch))
+    return Subject(str(package.folder), module, example, "", package.model_path, package.target, weights_known=False)
 
 
 def profiled(subject: Subject, target: Target, cache_bytes: int, reporter: Reporter) -> JsonObject:
@@ -79,6 +81,9 @@ def profiled(subject: Subject, target: Target, cache_bytes: int, reporter: Repor
     bounds, are left out where the target is not its processor.
     """
     runtime = runtime_of(target)
+    if subject.file is not None and subject.file.suffix != runtime.SUFFIX:
+        wanted = f"a {runtime.SUFFIX} file"
+        raise TargetError(f"{target.runtime} does not read this package", got=subject.file.name, wanted=wanted)
     samples = {name: torch.as_tensor(x) for name, x in subject.example.items()}
     require_fit(subject.module, {name: x[:2] for name, x in samples.items()})
     reporter.progress("counting", 0.0)
