@@ -232,7 +232,7 @@ def print_profile(found: JsonObject, top: int, out: Path | None) -> None:
         _paragraph(found["note"])
     rows, which = profiles.layer_cells(found, top)
     more = f", {which}" if which else ""
-    say(f"{found['model']} on {found['target']}, one sample{more}")
+    _paragraph(f"{found['model']} on {found['target']}, one sample{more}")
     table("", profiles.COLUMNS, rows)
     table("", ["in all", "", ""], profiles.totals(found))
     for line in profiles.notes(found):

@@ -199,6 +199,22 @@ def test_the_first_layer_has_no_gradient_with_respect_to_its_input() -> None:
     assert [row.backward_traffic_bytes for row in found.layers] == [4 * n for n in gradients]
 
 
+def test_gradients_that_meet_are_added() -> None:
+    class Fork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            return self.second(y) + y
+
+    first = (8 + 8) + (64 + 8)  # read: dL/dy, x; written: dL/dW, dL/db
+    second = (8 + 8 + 64) + (64 + 8 + 8)  # and W, to make dL/dy
+    met = 2 * 8
+    assert profile(Fork(), torch.zeros(1, 8)).backward_traffic_bytes == 4 * (first + second + met)
+
+
 def test_a_fused_attention_computes_its_scores_again() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

@@ -238,8 +238,8 @@ _MOVEMENT = """cat stack clone copy copy_ contiguous _to_copy constant_pad_nd re
 reflection_pad3d replication_pad1d replication_pad2d replication_pad3d index index_select index_put index_put_
 _unsafe_index index_copy gather scatter scatter_ masked_scatter masked_select masked_fill masked_fill_ where embedding
 roll flip repeat repeat_interleave tril tril_ triu triu_ unsafe_split unsafe_split_with_sizes unsafe_chunk
-split_with_sizes_copy pixel_shuffle pixel_unshuffle channel_shuffle im2col nonzero take diag_embed slice_scatter select_scatter
-max_unpool2d _local_scalar_dense _assert_async upsample_nearest1d upsample_nearest2d upsample_nearest3d
+split_with_sizes_copy pixel_shuffle pixel_unshuffle channel_shuffle im2col nonzero take diag_embed slice_scatter
+select_scatter max_unpool2d _local_scalar_dense _assert_async upsample_nearest1d upsample_nearest2d upsample_nearest3d
 _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d new_zeros new_ones new_full zeros
 zeros_like ones ones_like full full_like arange linspace scalar_tensor eye zero_ fill fill_ fill_diagonal_
 triu_indices tril_indices randperm randint"""
