@@ -17,8 +17,8 @@ from laconic.report.profiles import headline, notes, shares, totals
 from laconic.report.words import count, size
 
 _HEADS = (
-    *("parameters", "nonzero", "bits", "MACs", "activations", "DRAM", "op/byte", "energy share"),
-    *("backward MACs", "kept", "roofline ms", "ms"),
+    *("parameters", "MACs", "DRAM", "op/byte", "roofline ms", "ms", "energy share"),
+    *("activations", "kept", "backward MACs", "nonzero", "bits"),
 )
 
 
@@ -68,16 +68,15 @@ def _cells(found: JsonObject) -> list[JsonObject]:
     for row, share in zip(found["layers"], spent, strict=True):
         cells = [
             (count(row["params"]), row["params"]),
+            (count(row["macs"]), row["macs"]),
+            (size(row["dram_bytes"]), row["dram_bytes"]),
+            *(("" if n is None else f"{n:.3g}", n) for n in (row["intensity"], row["bound_ms"], row["time_ms"])),
+            (f"{share:.1%}", share),
+            (size(row["activations_bytes"]), row["activations_bytes"]),
+            (size(row["kept_bytes"]), row["kept_bytes"]),
+            (count(row["backward_macs"]), row["backward_macs"]),
             (f"{row['nonzero'] / row['params']:.0%}" if row["nonzero"] is not None and row["params"] else "", None),
             (f"{row['bits']:g}" if row["params"] else "", None),
-            (count(row["macs"]), row["macs"]),
-            (size(row["activations_bytes"]), row["activations_bytes"]),
-            (size(row["dram_bytes"]), row["dram_bytes"]),
-            ("" if row["intensity"] is None else f"{row['intensity']:.3g}", row["intensity"]),
-            (f"{share:.1%}", share),
-            (count(row["backward_macs"]), row["backward_macs"]),
-            (size(row["kept_bytes"]), row["kept_bytes"]),
-            *(("" if ms is None else f"{ms:.3g}", ms) for ms in (row["bound_ms"], row["time_ms"])),
         ]
         shown = [{"words": "" if words in ("0", "0 B") else words, "value": value} for words, value in cells]
         rows.append({"name": row["name"] or "(model)", "type": row["type"], "cells": shown})

@@ -20,6 +20,7 @@ from laconic.report.words import count, latency, size
 
 _FEWEST, _MOST, _HEAVY = 5, 11, 0.5
 _BAR, _GAP, _TITLE = 34.0, 46.0, 22.0
+_BOLD = 13.0  # bold letters of 12 pixels are as wide as plain ones of 13
 _LEAST_SHOWN = 0.6
 """Narrower than so many pixels, a layer has no line of its own."""
 
@@ -207,10 +208,10 @@ def _label(name: str, share: float, box: Box) -> str:
     room = box[2] - box[0] - 12
     x, y = box[0] + 7, (box[1] + box[3]) / 2 + 4
     rest, number = name.partition(".")[2], re.search(r"\d+$", name)
-    short = [f".{rest}  {share:.0%}", f".{rest}", f".{name.rpartition('.')[2]}"] if rest else []
+    short = [f".{rest}  {share:.0%}", f".{rest}"] if rest else []
     short += [f"\N{HORIZONTAL ELLIPSIS}{number[0]}"] if number else []
     for words in (f"{name}  {share:.0%}", name, *short, f"{share:.0%}"):
-        if text_width(words) <= room:
+        if text_width(words, _BOLD) <= room:
             return text(x, y, words, "on")
     return ""
 
