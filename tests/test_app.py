@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -146,32 +147,110 @@ def test_run_for_people() -> None:
 # -------------------------------------------------------------------------------------------------------------- profile
 
 
-def test_profile_for_programs() -> None:
+ROOF = {"bandwidth": 1e10, "peak": {"f32": 1e11, "int8": 4e11}, "threads": 1}
+
+
+@pytest.fixture
+def roof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that was measured before."""
+    monkeypatch.setattr("laconic.story.roofline.measured", lambda threads, reporter: ROOF)
+
+
+def test_profile_for_programs(roof: None) -> None:
     said = laconic("profile", zoo(), "--json")
     found = said.json
-    assert set(found) == {"params", "size_bytes", "macs", "activations_bytes", "unsupported", "layers"}
     assert found["params"] == sized().said.json["baseline"]["params"]
     assert found["macs"] == sized().said.json["baseline"]["macs"]
-    assert sum(row["params"] for row in found["layers"]) == found["params"]
+    assert found["file_bytes"] == pytest.approx(sized().said.json["baseline"]["file_bytes"], rel=1e-3)
+    assert found["latency_ms"]["p10"] <= found["latency_ms"]["p50"] <= found["latency_ms"]["p90"]
+    assert found["per_second"] == pytest.approx(1e3 / found["latency_ms"]["p50"])
+    rows = {row["name"]: row for row in found["layers"]}
+    for name in ("params", "macs", "flops", "dram_bytes", "backward_macs", "kept_bytes", "energy_pj"):
+        whole = sum(found["energy"].values()) if name == "energy_pj" else found[name]
+        assert sum(row[name] for row in rows.values()) == pytest.approx(whole)
+    assert all(rows[name]["time_ms"] > 0 for name in ("conv1", "conv2", "conv3", "fc"))
+    bound = max(rows["conv2"]["flops"] / 1e11, rows["conv2"]["dram_bytes"] / 1e10) * 1e3
+    assert rows["conv2"]["bound_ms"] == pytest.approx(bound)
 
 
-def test_profile_for_people() -> None:
-    said = laconic("profile", shop("trained"), "--input", "1x8x8")
+def test_profile_for_people(roof: None) -> None:
+    said = laconic("profile", shop("trained"), "--input", "1x8x8", "--top", "2")
     assert said.code == 0
-    assert "conv2" in said.out
-    assert "24.1 k parameters" in said.out
-    assert "600 k MACs" in said.out
+    words = " ".join(said.out.split())
+    assert "the 2 weightiest of" in words
+    assert "conv3" in words
+    assert "parameters 24.1 k" in words
+    assert "MACs 600 k" in words
+    assert max(map(len, said.out.splitlines())) <= 80
 
 
-def test_profile_agrees_with_the_library() -> None:
+def test_profile_counts_as_the_library_does(roof: None) -> None:
     import torch
 
     from laconic.models import load
 
     loaded = load(zoo())
-    assert laconic("profile", zoo(), "--json").json == json.loads(
-        json.dumps(profile(loaded.module, torch.zeros(1, *loaded.input_shape)).to_json())
-    )
+    counted = profile(loaded.module, torch.zeros(1, *loaded.input_shape), cache_bytes=20_000).to_json()
+    found = laconic("profile", zoo(), "--cache", "20kB", "--json").json
+    assert {name: found[name] for name in counted if name != "layers"} == {
+        name: value for name, value in json.loads(json.dumps(counted)).items() if name != "layers"
+    }
+    assert found["dram_bytes"] > laconic("profile", zoo(), "--json").json["dram_bytes"]
+
+
+def test_profile_on_data_and_of_a_model_with_two_inputs(roof: None) -> None:
+    found = laconic("profile", shop("trained"), "--data", "digits", "--json").json
+    assert found["macs"] == sized().said.json["baseline"]["macs"]
+    found = laconic("profile", shop("Sum"), "--data", shop("halves"), "--json").json
+    assert set(found["inputs"]) == {"left", "right"}
+
+
+def test_profile_of_a_package(roof: None) -> None:
+    found, manifest = laconic("profile", sized().out, "--json").json, sized().manifest
+    assert (found["params"], found["macs"]) == (manifest["best"]["params"], manifest["best"]["macs"])
+    assert found["file_bytes"] == manifest["file"]["bytes"]
+    assert found["nonzero"] is None  # the weights are in the file alone
+
+
+def test_profile_writes_a_picture_and_a_page(roof: None, tmp_path: Path) -> None:
+    said = laconic("profile", zoo(), "--out", tmp_path / "new")
+    assert said.code == 0, said.err
+    picture, page = ((tmp_path / "new" / f"profile.{kind}").read_text() for kind in ("svg", "html"))
+    for text in (picture, page):
+        assert ">parameters<" in text
+        assert ">milliseconds<" in text
+        assert "conv2: " in text
+        assert str(stories.home()) not in picture
+    assert "conv3" in page
+
+
+def test_profile_of_what_cannot_be_deployed_is_counted_and_says_so(roof: None) -> None:
+    said = laconic("profile", shop("Branching"), "--input", "1x8x8")
+    assert said.code == 0, said.err
+    assert "Not timed: it cannot be deployed on onnxruntime:cpu" in " ".join(said.out.split())
+    said = laconic("profile", shop("Singular"), "--input", "1x8x8")
+    words = " ".join(said.out.split())
+    assert "Not counted, since nothing is known of them: aten::_linalg_svd x1." in words
+    assert "MACs at least 6" in words
+
+
+def test_the_roof_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from laconic.measure import roofline
+    from laconic.story import roofline as story
+    from laconic.story.reporter import Reporter
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(roofline, "bandwidth", functools.partial(roofline.bandwidth, array_bytes=2**22, passes=1))
+    monkeypatch.setattr(roofline, "peak", functools.partial(roofline.peak, calls=3))
+    first = story.measured(1, Reporter())
+    assert first["bandwidth"] > 1e8
+    assert first["peak"]["f32"] > 1e8
+    (kept,) = (tmp_path / "laconic").iterdir()
+    monkeypatch.setattr(roofline, "bandwidth", lambda threads: 1 / 0)
+    assert story.measured(1, Reporter()) == first
+    kept.write_text("{")  # what was cut off is measured again
+    monkeypatch.setattr(roofline, "bandwidth", lambda threads: 5.0)
+    assert story.measured(1, Reporter())["bandwidth"] == 5.0
 
 
 # --------------------------------------------------------------------------------------------------------------- export

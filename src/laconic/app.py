@@ -15,7 +15,7 @@ from laconic import console
 from laconic import doctor as doctors
 from laconic.core import JsonObject, Recipe, Target, Task
 from laconic.errors import FolderError, InputError, RecipeError
-from laconic.goal import Goal, percent
+from laconic.goal import Goal, percent, size_bytes
 from laconic.pack import package
 from laconic.report import words
 
@@ -155,35 +155,62 @@ def run(options: Namespace) -> int:
 
 
 def profile(options: Namespace) -> int:
-    """``laconic profile``: what a model costs, per layer."""
-    import torch
+    """``laconic profile``: what a model costs, layer by layer; with ``--out`` as a picture and a page too."""
+    from laconic.story import profiling
 
-    from laconic.models import load as load_model
-    from laconic.profile import profile as count
-    from laconic.story.inputs import require_fit
-
-    loaded = load_model(options.model)
-    shape = _shape(options.input) if options.input else loaded.input_shape
-    if shape is None:
-        raise InputError("this model does not say what its input is", fix="give --input, for example --input 3x224x224")
-    zeros = torch.zeros(1, *shape)
-    require_fit(loaded.module, {"input": zeros})
-    found = count(loaded.module, zeros).to_json()
+    target = Target.parse(options.target) if options.target else None
+    cache_bytes = size_bytes(options.cache, "--cache")
+    if options.top < 1:
+        raise InputError("--top is too small", got=options.top, wanted="at least 1")
+    if options.data and options.input:
+        raise InputError("--data and --input both say what the input is", fix="give one of them")
+    shape = _shape(options.input) if options.input else None
+    _require_writable(options.out)
+    with console.ConsoleReporter() as reporter:
+        subject = _subject(options, shape, target.batch if target else 1, reporter)
+        found = profiling.profiled(subject, target or subject.target, cache_bytes, reporter)
+    if options.out:
+        _write_profile(options.out, found)
     if options.json:
         print(json.dumps(found))
-        return 0
-    rows = [
-        [row["name"], row["type"], words.count(row["params"]), words.count(row["macs"])]
-        for row in found["layers"]
-        if row["params"] or row["macs"]
-    ]
-    console.table(options.model, ["layer", "type", "parameters", "MACs"], rows)
-    activations, weights = words.size(found["activations_bytes"]), words.size(found["size_bytes"])
-    console.say(f"{words.count(found['params'])} parameters ({weights}), {words.count(found['macs'])} MACs")
-    console.say(f"{activations} of activations written per sample, at batch 1 in float32")
-    if found["unsupported"]:
-        console.say(f"not counted: {', '.join(f'{name} x{n}' for name, n in found['unsupported'].items())}")
+    else:
+        console.print_profile(found, options.top, options.out)
     return 0
+
+
+def _subject(options: Namespace, shape: tuple[int, ...] | None, batch: int, reporter: Any) -> Any:
+    """What ``profile`` is asked about: a package, or a model on data, on noise of a shape, or of its own shape."""
+    from laconic.models import load as load_model
+    from laconic.story import profiling
+
+    folder = Path(options.model)
+    if (folder / package.MANIFEST).is_file():
+        if options.data or shape:
+            raise InputError("a package says what its input is", fix="leave --data and --input out")
+        return profiling.of_package(package.read(folder), batch)
+    if folder.is_dir():
+        raise FolderError("not a package", got=str(folder), wanted=f"a folder with {package.MANIFEST}")
+    if not options.data:
+        return profiling.of_model(load_model(options.model), shape, None, batch)
+    loaded, task = load_both(options.model, _data_of(options), reporter.progress, trainable=False, seed=0)
+    samples = task.search.read([i % len(task.search) for i in range(max(8, batch))])
+    return profiling.of_model(loaded, None, samples.inputs, batch)
+
+
+def _require_writable(out: Path | None) -> None:
+    if out is not None and out.exists() and not out.is_dir():
+        raise FolderError("--out is no folder", got=str(out), wanted="a folder for profile.svg and profile.html")
+
+
+def _write_profile(out: Path, found: JsonObject) -> None:
+    from laconic.report import profile_page, profile_svg
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "profile.svg").write_text(profile_svg(found), encoding="utf-8")
+        (out / "profile.html").write_text(profile_page(found), encoding="utf-8")
+    except OSError as error:
+        raise FolderError(f"{out} cannot be written: {error}", fix="give another --out") from error
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -74,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("package", type=Path, metavar="PACKAGE")
     run.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="pictures, or .npy arrays")
     run.add_argument("--top", type=int, default=5, metavar="N", help="how many labels per input (default 5)")
-    profile = _add(commands, "profile", "count a model's parameters, MACs and activations")
-    profile.add_argument("model", metavar="MODEL", help=_MODEL)
-    profile.add_argument("--input", metavar="SHAPE", help="the input without the batch, for example 3x224x224")
+    _add_profile(commands)
     export = _add(commands, "export", "write a package's model for a target")
     export.add_argument("package", type=Path, metavar="PACKAGE")
     export.add_argument("--target", required=True, metavar="T", help=f"for example {_TARGET}")
@@ -130,6 +128,17 @@ def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
     evaluate = _add(commands, "eval", "score and time a package or a model; re-certify a package")
     evaluate.add_argument("subject", metavar="PACKAGE|MODEL")
     _add_data(evaluate)
+
+
+def _add_profile(commands: argparse._SubParsersAction[_Parser]) -> None:
+    profile = _add(commands, "profile", "say what a model costs, layer by layer: counted, modelled, and timed")
+    profile.add_argument("model", metavar="MODEL|PACKAGE", help=_MODEL)
+    _add_samples(profile, required=False)
+    profile.add_argument("--input", metavar="SHAPE", help="the input without the batch, for example 3x224x224")
+    profile.add_argument("--target", metavar="T", help=f"default {_TARGET}, or the package's own")
+    profile.add_argument("--cache", default="1MB", metavar="S", help="what the modelled cache holds (default 1MB)")
+    profile.add_argument("--top", type=int, default=20, metavar="N", help="how many layers to print (default 20)")
+    profile.add_argument("--out", type=Path, metavar="DIR", help="write profile.svg and profile.html there")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from laconic.core import JsonObject, Trial
-from laconic.report import words
+from laconic.report import profiles, words
 from laconic.report.svg import shorten
 from laconic.story.reporter import Reporter
 
@@ -223,3 +224,18 @@ def _item(text: str) -> None:
 
 def _paragraph(text: str) -> None:
     say(textwrap.fill(text, _WIDTH, break_on_hyphens=False))
+
+
+def print_profile(found: JsonObject, top: int, out: Path | None) -> None:
+    """What a model costs: its layers by what they weigh most, and the totals."""
+    if found["note"]:
+        _paragraph(found["note"])
+    rows, which = profiles.layer_cells(found, top)
+    more = f", {which}" if which else ""
+    _paragraph(f"{found['model']} on {found['target']}, one sample{more}")
+    table("", profiles.COLUMNS, rows)
+    table("", ["in all", "", ""], profiles.totals(found))
+    for line in profiles.notes(found):
+        _paragraph(line)
+    if out is not None:
+        _paragraph(f"picture and page: {out / 'profile.svg'}, {out / 'profile.html'}")

@@ -114,3 +114,11 @@ def percent(text: str, option: str) -> float:
     if not parts or parts[1] != "%":
         raise GoalError(f"{option} cannot be read", got=repr(text), wanted="a percentage, for example 1% or 95%")
     return parts[0] / 100
+
+
+def size_bytes(text: str, option: str) -> int:
+    """``1MB`` -> 1,000,000; raises :class:`GoalError` naming ``option`` for anything else."""
+    parts = _split_unit(text)
+    if not parts or parts[1] not in _UNITS_SIZE:
+        raise GoalError(f"{option} cannot be read", got=repr(text), wanted="a size, for example 1MB or 512KiB")
+    return int(parts[0] * _UNITS_SIZE[parts[1]])

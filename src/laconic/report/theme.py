@@ -65,6 +65,27 @@ PICTURE = """
 .front .ring { fill: none; }
 """.replace("FONT", FONT).strip()
 
+BARS = """
+.front .part { shape-rendering: crispEdges; }
+.front .part:hover { fill-opacity: .8; }
+.front .between { stroke: var(--paper); stroke-opacity: .28; stroke-width: .75; }
+.front .edge { stroke: var(--paper); stroke-width: 1.5; }
+.front .ribbon { fill-opacity: .2; }
+.front .rest { fill: var(--before); }
+.front .on { fill: #ffffff; font-weight: 600; pointer-events: none; }
+""".strip()
+"""Of the picture of a profile; :func:`along` colours its parts."""
+
+_ALONG = ("#1f4fd8", "#0b7a8a", "#0a7d5a", "#8a7410", "#c05a0c", "#b42318", "#8b2a7d")
+
+
+def along(fraction: float) -> str:
+    """A colour of the way from the first part of a network (0) to its last (1), dark enough for white letters."""
+    place = fraction * (len(_ALONG) - 1)
+    low = min(int(place), len(_ALONG) - 2)
+    pairs = ((int(_ALONG[low][i : i + 2], 16), int(_ALONG[low + 1][i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(a + (b - a) * (place - low)):02x}" for a, b in pairs)
+
 
 def variables(colours: dict[str, str]) -> str:
     """The colours as CSS variables."""
