@@ -25,13 +25,12 @@ from torch import Tensor, nn
 from laconic.core import Context, Facts, Task
 from laconic.steps.factorize.fitting import Factors, Modules, Rows, Technique, factorize, restored
 from laconic.steps.factorize.sites import Site, check_settings, largest_rank, like, too_dear
-from laconic.steps.factorize.whiten import root
 from laconic.steps.settings import check_types
 from laconic.surgery import Layer
 
-_SWEEPS = 200
+_SWEEPS = 100
 _HELD_FIRST, _HELD_LAST = 0.1, 1e-6
-_GAIN = 1e-4
+_GAIN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,8 @@ def _factors(site: Site, wish: float, rows: Rows, multiple: int = 1, seed: int =
     reason = too_dear(site, _macs(site, rank))
     if reason:
         return reason
-    there, back = root(site, rows.x)
-    weight = torch.einsum("goiyx,gij->gojyx", site.weight(), there)
-    a, b, c, d = (torch.stack(f) for f in zip(*(cp(w, rank, seed) for w in weight), strict=True))  # g n r each
-    b = back @ b
+    found = [cp(weight, rank, seed) for weight in site.weight()]
+    a, b, c, d = (torch.stack(f) for f in zip(*found, strict=True))  # g n r each
     inner = torch.einsum("gir,gyr,gxr->griyx", b, c, d).flatten(2)
     weights = tuple(f.transpose(1, 2) for f in (b, c, d))  # g r n
     return Factors((rank,), _macs(site, rank), weights, inner, a)
@@ -101,7 +98,7 @@ def cp(tensor: Tensor, rank: int, seed: int = 0) -> list[Tensor]:
     unfolded = [tensor.movedim(mode, 0).flatten(1) for mode in range(tensor.dim())]
     total, error = float(tensor.square().sum()), math.inf
     for sweep in range(_SWEEPS):
-        held = max(_HELD_LAST, _HELD_FIRST * 0.8**sweep)
+        held = max(_HELD_LAST, _HELD_FIRST * 0.6**sweep)
         for mode, matrix in enumerate(unfolded):
             others = [f for m, f in enumerate(factors) if m != mode]
             square = math.prod(f.T @ f for f in others)  # r r, element by element

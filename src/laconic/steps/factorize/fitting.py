@@ -27,13 +27,13 @@ from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import TrialError
 from laconic.steps.factorize.sites import Site, open_layers, wishes
-from laconic.steps.factorize.whiten import damping
 from laconic.steps.quantize.layerwise import _rows
 from laconic.steps.quantize.observe import calibration_inputs
 
 _MOST_ROWS = 2**13
 _LEAST_ROWS = 2**11
 _NUMBERS = 2**25  # in the rows of one layer: 256 MiB
+_DAMPING = 0.01
 _CALLS = (F.linear, F.conv1d, F.conv2d, F.conv3d)
 
 Modules = dict[str, nn.Module]
@@ -197,6 +197,13 @@ def fitted(factors: Factors, rows: Rows) -> tuple[Factors, Tensor, float]:
     error = (y - z @ last.transpose(1, 2)).square().sum() / y.square().sum().clamp_min(torch.finfo(z.dtype).tiny)
     made = Factors(factors.ranks, factors.macs, factors.weights, factors.inner, last)
     return made, bias.flatten(), float(f"{float(error):.4g}")
+
+
+def damping(squares: Tensor) -> Tensor:
+    """What to add to second moments, whose diagonal is ``squares``, for what is never active: 1 % of their mean;
+    something where nothing is active."""
+    mean = squares.mean()
+    return torch.where(mean > 0, _DAMPING * mean, 1.0)
 
 
 def _filled(modules: Modules, factors: Factors, bias: Tensor) -> nn.Sequential:

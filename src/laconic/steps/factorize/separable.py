@@ -1,13 +1,13 @@
 """Depthwise separable convolutions: every input channel filtered by itself, then mixed point by point.
 
 The form is MobileNet's (Howard et al. 2017, arXiv 1704.04861), here with M filters per input channel, and it begins
-where the convolution was: per input channel i the kernel W[:, i] (outputs x k^2) is replaced by its best approximation of
-rank M (Guo et al. 2018, "Network decoupling", arXiv 1808.05517, section 3),
+where the convolution was: per input channel i the kernel W[:, i] (outputs x k^2) is replaced by the M leading terms of
+its SVD (Guo et al. 2018, "Network decoupling", arXiv 1808.05517, section 3):
 
     W[o, i] ~ sum_m P[o, i, m] D[i, m]
 
-best for what the layer reads: the SVD of W[:, i] C with C C' the second moments of the channel's patches. M = 1 loses
-much; train behind it, with distillation (``FineTune``). M = k^2 is exact. Groups stay in the second convolution.
+M = 1 loses much; train behind it, with distillation (``FineTune``). M = k^2 is exact. Groups stay in the second
+convolution.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from laconic.core import Context, Facts, Task
 from laconic.steps.factorize.fitting import Factors, Modules, Rows, Technique, factorize, restored
 from laconic.steps.factorize.sites import Site, check_settings, largest_rank, like, too_dear
-from laconic.steps.factorize.whiten import damping
 from laconic.steps.settings import check_types
 from laconic.surgery import Layer
 
@@ -76,22 +75,18 @@ def _factors(site: Site, wish: float, rows: Rows) -> Factors | str:
     reason = too_dear(site, _macs(site, filters))
     if reason:
         return reason
-    pointwise, depthwise = separable(site.weight().flatten(3), rows.x, filters)
+    pointwise, depthwise = separable(site.weight().flatten(3), filters)
     eye = torch.eye(site.inputs, dtype=depthwise.dtype)
     inner = torch.einsum("gimk,ij->gimjk", depthwise, eye).flatten(3).flatten(1, 2)
     return Factors((filters,), _macs(site, filters), (depthwise,), inner, pointwise.flatten(2))
 
 
-def separable(weight: Tensor, x: Tensor, filters: int) -> tuple[Tensor, Tensor]:
-    """P (groups, outputs, inputs, filters) and D (groups, inputs, filters, k^2) for ``weight`` (groups, outputs,
-    inputs, k^2) that reads ``x`` (groups, rows, inputs x k^2)."""
-    g, _, i, k = weight.shape
-    patches = x.reshape(g, -1, i, k)
-    moments = torch.einsum("grik,gril->gikl", patches, patches) / patches.shape[1]
-    moments += damping(moments.diagonal(dim1=2, dim2=3)) * torch.eye(k, dtype=x.dtype)
-    lower = torch.linalg.cholesky(moments)  # g i k k
-    white = weight.transpose(1, 2) @ lower  # g i o k
-    _, _, v = torch.linalg.svd(white, full_matrices=k > white.shape[2])
+def separable(weight: Tensor, filters: int) -> tuple[Tensor, Tensor]:
+    """P (groups, outputs, inputs, filters) and D (groups, inputs, filters, k^2) nearest to ``weight`` (groups, outputs,
+    inputs, k^2); both have columns of the same length, some of them zero where there are more filters than outputs."""
+    by_input = weight.transpose(1, 2)  # g i o k
+    _, s, v = torch.linalg.svd(by_input, full_matrices=True)
     v = v[:, :, :filters]  # g i m k
-    depthwise = torch.linalg.solve_triangular(lower, v, upper=False, left=False)
-    return (white @ v.transpose(2, 3)).transpose(1, 2), depthwise
+    half = torch.nn.functional.pad(s, (0, max(0, filters - s.shape[2])))[:, :, :filters].sqrt()
+    safe = torch.where(half > 0, half, 1.0)
+    return (by_input @ v.transpose(2, 3) / safe[:, :, None]).transpose(1, 2), v * half[..., None]

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from laconic.core import Context, Facts, Task
 from laconic.steps.factorize.fitting import Factors, Modules, Rows, Technique, factorize, restored
 from laconic.steps.factorize.sites import Site, check_settings, largest_rank, like, too_dear
-from laconic.steps.factorize.whiten import root
 from laconic.steps.settings import check_types
 from laconic.surgery import Layer
 
@@ -76,9 +75,7 @@ def _factors(site: Site, wish: float, rows: Rows, multiple: int = 1) -> Factors 
     reason = too_dear(site, _macs(site, rank))
     if reason:
         return reason
-    there, back = root(site, rows.x)
-    horizontal, vertical = separable(torch.einsum("goiyx,gij->gojyx", site.weight(), there), rank)
-    vertical = torch.einsum("griy,gij->grjy", vertical, back)
+    horizontal, vertical = separable(site.weight(), rank)
     inner, last = as_matrices(horizontal, vertical)
     return Factors((rank,), _macs(site, rank), (vertical,), inner, last)
 

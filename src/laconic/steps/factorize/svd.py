@@ -23,9 +23,8 @@ from torch import Tensor
 
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
-from laconic.steps.factorize.fitting import Factors, Modules, Rows, Technique, factorize, restored
+from laconic.steps.factorize.fitting import Factors, Modules, Rows, Technique, damping, factorize, restored
 from laconic.steps.factorize.sites import Site, check_settings, largest_rank, like, too_dear
-from laconic.steps.factorize.whiten import damping
 from laconic.steps.settings import check_types
 from laconic.surgery import Layer
 

@@ -27,12 +27,11 @@ from laconic.errors import RecipeError
 from laconic.steps.factorize import vbmf
 from laconic.steps.factorize.fitting import Factors, Modules, Rows, Technique, factorize, restored
 from laconic.steps.factorize.sites import Site, check_settings, like, liked, too_dear
-from laconic.steps.factorize.whiten import root
 from laconic.steps.settings import check_types
 from laconic.surgery import Layer
 
-_MOST_ITERATIONS = 50
 _GAIN = 1e-7
+_EQUAL = 1e-9  # of the kernel's square: what differs by less in what it leaves outside is as good
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,9 @@ def _macs(site: Site, ranks: tuple[int, int]) -> int:
 
 
 def _factors(site: Site, wish: float, rows: Rows, multiple: int = 1) -> Factors | str:
-    there, back = root(site, rows.x)
-    plain = site.weight().flatten(3)  # g o i k
-    weight = torch.einsum("goik,gij->gojk", plain, there)
+    weight = site.weight().flatten(3)  # g o i k
     if wish < 0:
-        ranks = _bayesian(plain)
+        ranks = _bayesian(weight)
     elif wish >= 1:
         ranks = min(int(wish), site.inputs), min(int(wish), site.outputs)
     else:
@@ -98,9 +95,8 @@ def _factors(site: Site, wish: float, rows: Rows, multiple: int = 1) -> Factors 
     if reason:
         return reason
     u, core, v = tucker2(weight, ranks)
-    reduce = torch.einsum("giq,gij->gqj", v, back)
-    inner = torch.einsum("gpqk,gqi->gpik", core, reduce).flatten(2)
-    return Factors(ranks, _macs(site, ranks), (reduce, core), inner, u)
+    inner = torch.einsum("gpqk,giq->gpik", core, v).flatten(2)
+    return Factors(ranks, _macs(site, ranks), (v.transpose(1, 2), core), inner, u)
 
 
 def _bayesian(weight: Tensor) -> tuple[int, int]:
@@ -116,7 +112,7 @@ def _fitting(site: Site, budget: float, weight: Tensor, multiple: int) -> tuple[
         torch.linalg.eigvalsh(_square(weight, mode)).clamp_min(0).sum(0).cumsum(0).flip(0).roll(-1).tolist()
         for mode in (2, 1)
     ]
-    best, least = (1, 1), math.inf
+    best, least, equal = (1, 1), math.inf, _EQUAL * float(weight.square().sum())
     for q in range(1, site.inputs + 1):
         p = site.outputs
         while p and _macs(site, (q, p)) > budget:
@@ -125,26 +121,25 @@ def _fitting(site: Site, budget: float, weight: Tensor, multiple: int) -> tuple[
             continue
         p = liked(p, multiple)
         lost = (outside[0][q - 1] if q < site.inputs else 0.0) + (outside[1][p - 1] if p < site.outputs else 0.0)
-        if lost < least:
+        if lost < least - equal:
             best, least = (q, p), lost
     return best
 
 
-def tucker2(weight: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def tucker2(weight: Tensor, ranks: tuple[int, int], iterations: int = 50) -> tuple[Tensor, Tensor, Tensor]:
     """U (groups, outputs, p), G (groups, p, q, k) and V (groups, inputs, q) of ``weight`` (groups, outputs, inputs, k)
     for ``ranks`` (q, p)."""
     q, p = ranks
     u, v = _leading(_square(weight, 1), p), _leading(_square(weight, 2), q)
-    kept = -math.inf
-    for _ in range(_MOST_ITERATIONS):
+    core = torch.einsum("goik,gop,giq->gpqk", weight, u, v)
+    for _ in range(iterations):
+        before = float(core.square().sum())
         u = _leading(_square(torch.einsum("goik,giq->goqk", weight, v), 1), p)
         half = torch.einsum("goik,gop->gpik", weight, u)
         v = _leading(_square(half, 2), q)
         core = torch.einsum("gpik,giq->gpqk", half, v)
-        now = float(core.square().sum())
-        if now <= kept * (1 + _GAIN):
+        if float(core.square().sum()) <= before * (1 + _GAIN):
             break
-        kept = now
     return u, core, v
 
 
