@@ -139,8 +139,9 @@ def factorize() -> str:
         "drop, points",
         "at most (95 %)",
     ]
-    n = f"\n\n{found['network']}, n = {whole['n']:,}; {describe(found['rows'][1]['recipe'][1:])} behind each, ONNX Runtime."
-    return _table(columns, rows) + n + _measured_on(found)
+    behind = describe(found["rows"][1]["recipe"][1:])
+    said = f"\n\n{found['network']}, n = {whole['n']:,}, ONNX Runtime; {behind} behind each."
+    return _table(columns, rows) + said + _measured_on(found)
 
 
 def certificate() -> str:

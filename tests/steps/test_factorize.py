@@ -1,4 +1,4 @@
-"""Layers as several smaller ones: exact where they can be, the least error where not, the cost that the formula says."""
+"""Layers as several smaller ones: exact where they can be, the least error where not, at the cost that was said."""
 
 from __future__ import annotations
 
@@ -175,9 +175,13 @@ def test_low_ranks_error_is_the_variance_of_the_directions_left_out() -> None:
         torch.testing.assert_close(lost, variances[:, rank:].sum(1))
         usual_u, s, usual_v = torch.linalg.svd(w, full_matrices=False)
         usual = w - (usual_u[:, :, :rank] * s[:, None, :rank]) @ usual_v[:, :rank]
-        assert torch.all((centred @ error.transpose(1, 2)).square().sum((1, 2)) < (centred @ usual.mT).square().sum((1, 2)))
+        assert torch.all(
+            (centred @ error.transpose(1, 2)).square().sum((1, 2)) < (centred @ usual.mT).square().sum((1, 2))
+        )
         z = centred @ v.transpose(1, 2)
-        torch.testing.assert_close(z.square().mean(1), torch.ones(2, rank).double(), rtol=0.1, atol=0)  # a little less for the damping
+        torch.testing.assert_close(
+            z.square().mean(1), torch.ones(2, rank).double(), rtol=0.1, atol=0
+        )  # a little less for the damping
 
 
 def test_with_white_inputs_low_rank_is_the_singular_value_decomposition() -> None:
@@ -292,7 +296,9 @@ def test_a_layer_whose_factors_cost_more_is_left_whole_and_said() -> None:
 def test_ranks_that_kernels_like() -> None:
     assert [liked(rank, 8) for rank in (1, 7, 15, 16, 23, 31)] == [1, 7, 15, 16, 16, 24]
     x = tensors(inputs_of("residual", 16))["x"]
-    _, facts = apply(SpatiallySeparable(ratio=0.2), network("residual"), x, traits=dataclasses.replace(INTEGER, channel_multiple=8))
+    _, facts = apply(
+        SpatiallySeparable(ratio=0.2), network("residual"), x, traits=dataclasses.replace(INTEGER, channel_multiple=8)
+    )
     ranks = [fact["ranks"][0] for fact in facts["layers"].values()]
     assert max(ranks) >= 16
     assert all(rank % 8 == 0 for rank in ranks if rank >= 16)
@@ -338,7 +344,7 @@ def test_tuckers_ranks_by_variational_bayes() -> None:
     assert facts["layers"]["0"]["ranks"] == [4, 6]
 
 
-# ------------------------------------------------------------------------------------------------- other steps, the file
+# ------------------------------------------------------------------------------------------------- the file, the steps
 
 
 def test_the_file_computes_what_torch_does(tmp_path: Path) -> None:
@@ -371,7 +377,7 @@ def test_factors_are_layers_to_the_steps_behind() -> None:
     assert twice(tensors(inputs_of("residual", 2))["x"]).shape == (2, 4)
 
 
-# ----------------------------------------------------------------------------------------------------- which, and which not
+# -------------------------------------------------------------------------------------------------- which, which not
 
 
 class Tied(nn.Module):
@@ -480,7 +486,7 @@ def test_weights_that_are_not_finite() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network(name: str) -> None:
-    """Half of the MACs of each layer, by the technique that errs least, and outputs that still look like the original's."""
+    """A quarter less MACs in every layer, and outputs that still look like the original's."""
     recipe = Recipe((LowRank(layers={"*": 0.25}),))
     model, facts = recipe.apply(network(name), task_for(name), context())
     assert facts[0]["layers"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from laconic.core import Preprocess
 from laconic.models.zoo.entry import Entry
+
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 

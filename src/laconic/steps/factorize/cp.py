@@ -101,7 +101,7 @@ def cp(tensor: Tensor, rank: int, seed: int = 0) -> list[Tensor]:
         held = max(_HELD_LAST, _HELD_FIRST * 0.6**sweep)
         for mode, matrix in enumerate(unfolded):
             others = [f for m, f in enumerate(factors) if m != mode]
-            square = math.prod(f.T @ f for f in others)  # r r, element by element
+            square = torch.stack([f.T @ f for f in others]).prod(0)  # r r
             near = held * square.diagonal().mean().clamp_min(torch.finfo(tensor.dtype).tiny)
             wanted = matrix @ _khatri_rao(others) + near * factors[mode]  # n r
             system = square + near * torch.eye(rank, dtype=tensor.dtype)
@@ -124,5 +124,5 @@ def _khatri_rao(factors: list[Tensor]) -> Tensor:
 
 def _balanced(factors: list[Tensor]) -> list[Tensor]:
     lengths = [f.norm(dim=0).clamp_min(1e-150) for f in factors]
-    mean = math.prod(lengths) ** (1 / len(factors))  # r
+    mean = torch.stack(lengths).prod(0) ** (1 / len(factors))  # r
     return [f / length * mean for f, length in zip(factors, lengths, strict=True)]

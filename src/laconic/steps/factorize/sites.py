@@ -1,7 +1,7 @@
 """The layers that a factorization may replace, what they cost where they run, and how much of it is to go.
 
-All techniques of this folder have the same settings: ``ratio``, the share of a layer's MACs that goes; ``layers``, which
-says for a layer by name or glob another ratio or, from 1 on, a rank; ``exclude``.
+All techniques of this folder have the same settings: ``ratio``, the share of a layer's MACs that goes; ``layers``,
+which says for a layer by name or glob another ratio or, from 1 on, a rank; ``exclude``.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ def like(
     last: bool = False,
 ) -> nn.Module:
     """A layer of the same kind from ``channels[0]`` to ``channels[1]`` which has the kernel of ``layer``, its stride,
-    padding and dilation along the spatial ``axes`` (None: all) and is a point along the others. The ``last`` has a bias.
-    """
+    padding and dilation along the spatial ``axes`` (None: all) and is a point along the others. The ``last`` has the
+    bias."""
     if isinstance(layer, nn.Linear):
         return nn.Linear(*channels, bias=last, dtype=layer.weight.dtype)
     dims = range(len(layer.kernel_size))

@@ -2,9 +2,10 @@
 
 W x ~ U V x of rank r. The least E |W x - U V x - b|^2 has a closed form: with A the r leading eigenvectors of the
 covariance of the layer's outputs y = W x, U = A and V = A' W; what is lost is the sum of the other eigenvalues (Zhang,
-Zou, He and Sun 2015, arXiv 1505.06798, eq. 4 to 6). It is the truncated SVD of W L with L L' the covariance of x, in the
-words of SVD-LLM (Wang et al. 2024, arXiv 2403.07378), without an inverse; with white inputs it is the SVD of W. In front
-of a convolution's point stands the whole kernel, with its stride, padding and dilation. Groups are factorized each.
+Zou, He and Sun 2015, arXiv 1505.06798, eq. 4 to 6). It is the truncated SVD of W L with L L' the covariance of x, in
+the words of SVD-LLM (Wang et al. 2024, arXiv 2403.07378), without an inverse; with white inputs it is the SVD of W. In
+front of a convolution's point stands the whole kernel, with its stride, padding and dilation. Groups are factorized
+each.
 
 Deviations: 1 % of the mean variance of the inputs is added to each, for inputs that are never active; and the columns
 of U are scaled so that what V gives has variance one, for one quantizer fits such channels.

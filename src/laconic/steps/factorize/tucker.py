@@ -107,7 +107,7 @@ def _bayesian(weight: Tensor) -> tuple[int, int]:
 
 
 def _fitting(site: Site, budget: float, weight: Tensor, multiple: int) -> tuple[int, int]:
-    """The ranks, of all whose MACs are within the ``budget``, that leave the least outside; (1, 1) if there are none."""
+    """The ranks, of all whose MACs are within the ``budget``, that leave the least outside; (1, 1) without any."""
     outside = [
         torch.linalg.eigvalsh(_square(weight, mode)).clamp_min(0).sum(0).cumsum(0).flip(0).roll(-1).tolist()
         for mode in (2, 1)
@@ -150,4 +150,5 @@ def _square(weight: Tensor, mode: int) -> Tensor:
 
 
 def _leading(square: Tensor, rank: int) -> Tensor:
-    return torch.linalg.eigh(square).eigenvectors.flip(2)[:, :, :rank]
+    vectors: Tensor = torch.linalg.eigh(square).eigenvectors  # rising
+    return vectors.flip(2)[:, :, :rank]
