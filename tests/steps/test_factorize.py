@@ -20,6 +20,7 @@ from laconic.core import Recipe, Step, Target, Task
 from laconic.errors import RecipeError, TrialError
 from laconic.profile import profile
 from laconic.runtime import onnxruntime
+from laconic.steps.cluster.kmeans import Cluster
 from laconic.steps.factorize import cp, fitting, separable, spatial, svd, tucker
 from laconic.steps.factorize.cp import CP
 from laconic.steps.factorize.separable import DepthwiseSeparable
@@ -404,6 +405,14 @@ def test_shared_weights_and_layers_that_are_not_called_are_left_whole() -> None:
         "never": "the model does not call it as a layer",
     }
     assert model.a.weight is model.b.weight
+
+
+def test_a_parametrization_of_the_models_own_is_left_whole_and_one_of_a_step_refused() -> None:
+    x = torch.randn(8, 8, generator=generator())
+    _, facts = apply(LowRank(ratio=0.5), nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))), x)
+    assert facts["left_whole"] == {"0": "its weight is computed by a parametrization of the model's own"}
+    with pytest.raises(RecipeError, match="LowRank behind a step that gave 0 another form; put LowRank before it"):
+        Recipe((Cluster(bits=1), LowRank(ratio=0.5))).apply(nn.Sequential(nn.Linear(8, 8)), task_of(x), context())
 
 
 class Reads(nn.Module):

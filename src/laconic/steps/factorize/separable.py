@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from laconic.core import Context, Facts, Task
@@ -87,6 +88,6 @@ def separable(weight: Tensor, filters: int) -> tuple[Tensor, Tensor]:
     by_input = weight.transpose(1, 2)  # g i o k
     _, s, v = torch.linalg.svd(by_input, full_matrices=True)
     v = v[:, :, :filters]  # g i m k
-    half = torch.nn.functional.pad(s, (0, max(0, filters - s.shape[2])))[:, :, :filters].sqrt()
+    half = F.pad(s, (0, max(0, filters - s.shape[2])))[:, :, :filters].sqrt()
     safe = torch.where(half > 0, half, 1.0)
     return (by_input @ v.transpose(2, 3) / safe[:, :, None]).transpose(1, 2), v * half[..., None]

@@ -131,16 +131,26 @@ def open_layers(
     for name, layer in surgery.weighted_layers(model).items():
         if not suits(layer):
             continue
-        if parametrize.is_parametrized(layer):
+        if _has_another_form(layer):
             raise RecipeError(f"{kind} behind a step that gave {name} another form", fix=f"put {kind} before it")
         if not bool(torch.isfinite(layer.weight).all()):
             raise TrialError(f"a weight of {name} is not finite")
         found[name] = layer
         if hasattr(model, "to_onnx"):
             left_whole[name] = "layers of an ONNX file cannot be replaced yet"
+        elif parametrize.is_parametrized(layer):
+            left_whole[name] = "its weight is computed by a parametrization of the model's own"
         elif owners[id(layer.weight)] > 1:
             left_whole[name] = "its weight is another layer's too"
     return found, left_whole
+
+
+def _has_another_form(layer: nn.Module) -> bool:
+    """Whether a step of laconic's made the weight integers or codes."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return False
+    chain = layer.parametrizations["weight"]  # type: ignore[index]
+    return any(type(link).__module__.startswith("laconic.") for link in chain)
 
 
 # ------------------------------------------------------------------------------------------------------------- modules
