@@ -219,6 +219,8 @@ def test_cp_stays_well_conditioned() -> None:
     assert isinstance(w, Tensor)
     factors = cp.cp(w, 2)
     assert max(float(f.abs().max()) for f in factors) < 10
+    more_terms_than_there_are = cp.cp(torch.einsum("i,j,k->ijk", *torch.randn(3, 4, dtype=torch.double)), 3)
+    assert all(bool(torch.isfinite(f).all()) for f in more_terms_than_there_are)
     exact = cp.cp(w, 3)
     torch.testing.assert_close(torch.einsum("ir,jr,kr->ijk", *exact), w, rtol=0, atol=1e-2)
 
@@ -282,7 +284,8 @@ def test_the_share_of_macs_that_was_asked_for_goes(step: type[Any], name: str) -
     for layer, fact in facts["layers"].items():
         before, after = fact["macs"]
         assert before == layers[layer]
-        assert after <= (0.7 * before if fact["ranks"] != [1] * len(fact["ranks"]) else before - 1)
+        least = set(fact["ranks"]) == {1}
+        assert after < before if least else 0.4 * before < after <= 0.7 * before
     saved = sum(fact["macs"][0] - fact["macs"][1] for fact in facts["layers"].values())
     assert profile(model, x).macs == profile(original, x).macs - saved
 
