@@ -111,7 +111,7 @@ def factorize() -> str:
     """Every factorization of one network, fine-tuned, beside the float file."""
     found = records.read("factorize")
     if not found:
-        return _NOT_RUN
+        return NOT_RUN
     whole = found["float"]
     rows = [["float32", "1", "1", words.size(whole["file_bytes"]), "", f"{whole['top1']:.2%}", "", ""]]
     pairs = [(alone, trained) for alone, trained in zip(found["rows"], found["rows"][1:], strict=False)]
@@ -141,7 +141,7 @@ def factorize() -> str:
     ]
     behind = describe(found["rows"][1]["recipe"][1:])
     said = f"\n\n{found['network']}, n = {whole['n']:,}, ONNX Runtime; {behind} behind each."
-    return _table(columns, rows) + said + _measured_on(found)
+    return table(columns, rows) + said + measured_on(found)
 
 
 def certificate() -> str:
