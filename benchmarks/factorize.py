@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks import peers, records, vgg
-from laconic import measure, models, proof, surgery
+from laconic import measure, models, proof
 from laconic.core import Context, Predictor, Recipe, Step, Target, Task
 from laconic.profile import profile
 from laconic.runtime import onnxruntime
@@ -24,6 +24,7 @@ from laconic.steps.factorize.separable import DepthwiseSeparable
 from laconic.steps.factorize.spatial import SpatiallySeparable
 from laconic.steps.factorize.svd import LowRank
 from laconic.steps.factorize.tucker import Tucker2
+from laconic.steps.train.device import Teacher
 from laconic.steps.train.fine_tune import FineTune
 
 TARGET = Target("onnxruntime")
@@ -49,7 +50,7 @@ def main(folder: Path, network: str = "fashion") -> dict[str, Any]:
         print(first, flush=True)
         for name, step in TECHNIQUES.items():
             rows += _rows(name, step, loaded, task, original, right, Path(scratch))
-    found = {"network": vgg.DATA[network], "training": str(vgg.TRAINING), "float": first, "rows": rows}
+    found = {"network": vgg.DATA[network], "training": str(vgg.TRAININGS[network]), "float": first, "rows": rows}
     return records.write(folder, "factorize", found)
 
 
@@ -57,7 +58,7 @@ def _rows(
     name: str, step: Step, loaded: models.LoadedModel, task: Task, original: Predictor, right: Any, scratch: Path
 ) -> list[dict[str, Any]]:
     """The technique alone, and trained behind; timed once, since training changes no structure."""
-    context = Context(onnxruntime.traits(TARGET), reference=lambda inputs: surgery.call(loaded.module, inputs))
+    context = Context(onnxruntime.traits(TARGET), reference=Teacher(loaded.module))
     factors, facts = Recipe((step,)).apply(loaded.module, task, context)
     trained, _ = Recipe((TRAINING,)).apply(factors, task, context)
     path, rows = scratch / "model.onnx", []
