@@ -21,6 +21,7 @@ ALL = (
     "resnet20",
     "vendors",
     "w4",
+    "factorize",
 )
 
 

@@ -107,6 +107,43 @@ def _points_at_least(fraction: float) -> str:
     return f"{math.floor(1e4 * fraction + 1e-6) / 100 + 0.0:.2f}"
 
 
+def factorize() -> str:
+    """Every factorization of one network, fine-tuned, beside the float file."""
+    found = records.read("factorize")
+    if not found:
+        return NOT_RUN
+    whole = found["float"]
+    rows = [["float32", "1", "1", words.size(whole["file_bytes"]), "", f"{whole['top1']:.2%}", "", ""]]
+    pairs = [(alone, trained) for alone, trained in zip(found["rows"], found["rows"][1:], strict=False)]
+    for alone, trained in pairs[::2]:
+        speed = trained["speed_to_float"]
+        rows.append(
+            [
+                trained["name"],
+                f"**{whole['macs'] / trained['macs']:.1f}x**",
+                f"**{speed['value']:.2f}x** ({speed['low']:.2f}-{speed['high']:.2f})",
+                words.size(trained["file_bytes"]),
+                f"{alone['top1']:.2%}",
+                f"**{trained['top1']:.2%}**",
+                words.points(trained["drop"]),
+                words.points_at_most(trained["drop_at_most"]),
+            ]
+        )
+    columns = [
+        "factorization",
+        "fewer MACs",
+        "faster (95 % interval)",
+        "file",
+        "top-1 untrained",
+        "top-1, one epoch",
+        "drop, points",
+        "at most (95 %)",
+    ]
+    behind = describe(found["rows"][1]["recipe"][1:])
+    said = f"\n\n{found['network']}, n = {whole['n']:,}, ONNX Runtime; {behind} behind each."
+    return table(columns, rows) + said + measured_on(found)
+
+
 def certificate() -> str:
     """Does the certificate keep its word?"""
     found = records.read("certificate")
@@ -143,6 +180,7 @@ def reliability() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "results": results,
     "quantization": quantization,
+    "factorize": factorize,
     "certificate": certificate,
     "reliability": reliability,
     "peers": few_bits.peers,

@@ -53,7 +53,23 @@ _BAD_TRAINING: tuple[Mapping[str, Any], ...] = (
     {"distill": 1.5},
     {"distill": -0.1},
 )
+_BAD_FACTORS: tuple[Mapping[str, Any], ...] = (
+    {"ratio": 1.0},
+    {"ratio": -0.1},
+    {"ratio": "half"},
+    {"ratio": True},
+    {"layers": {"stem.0": 2.5}},
+    {"layers": {"stem.0": -1}},
+    {"layers": ["stem.0"]},
+    {"exclude": "stem.0"},
+)
+_FACTORS = Case(working={"ratio": 0.3}, other={"ratio": 0.5}, zero={"ratio": 0.0}, bad=_BAD_FACTORS)
 CASES = {
+    "LowRank": dataclasses.replace(_FACTORS, other={"energy": 0.9}, bad=(*_BAD_FACTORS, {"energy": 1.0})),
+    "Tucker2": dataclasses.replace(_FACTORS, other={"vbmf": True}, bad=(*_BAD_FACTORS, {"vbmf": 1})),
+    "CP": _FACTORS,
+    "SpatiallySeparable": _FACTORS,
+    "DepthwiseSeparable": _FACTORS,
     "PruneChannels": Case(
         working={"ratio": 0.5},
         other={"ratio": 0.25},
@@ -163,6 +179,10 @@ CASES = {
 
 FORMS = ("Quantize", "QuantizeWeights", "Ternary", "Binary", "Cluster", "ProductQuantize")
 """Steps that give weights another form: such a weight is neither pruned nor given a second form."""
+
+
+FACTORS = ("LowRank", "Tucker2", "CP", "SpatiallySeparable", "DepthwiseSeparable")
+"""Steps that replace layers whose weights are plain ones."""
 
 
 def case_of(name: str) -> Case:
@@ -385,7 +405,7 @@ def test_steps_compose_or_say_that_they_do_not(pair: tuple[str, str]) -> None:
         check_rebuilds(steps, "residual")
     except RecipeError:
         assert pair[0] in FORMS or case_of(pair[0]).before
-        assert pair[1] in (*FORMS, "PruneChannels", "Equalize", "Smooth") or case_of(pair[1]).before
+        assert pair[1] in (*FORMS, *FACTORS, "PruneChannels", "Equalize", "Smooth") or case_of(pair[1]).before
 
 
 # ------------------------------------------------------------------------------------------- every check, a broken step

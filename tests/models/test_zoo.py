@@ -33,6 +33,7 @@ PARAMETERS = {
     "mlperf-tiny-ds-cnn": 23_756,  # Keras's
     "digits-cnn-16": 24_058,
     "vit-fashion": 474_058,
+    "vgg-fashion": 9 * (32 + 32 * 64 + 64 * 64 + 64 * 128 + 128 * 128) + 2 * (32 + 2 * 64 + 2 * 128) + 1290,
 }
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from laconic.core import Step
 from laconic.steps.cluster.kmeans import Cluster
 from laconic.steps.cluster.product import ProductQuantize
+from laconic.steps.factorize.cp import CP
+from laconic.steps.factorize.separable import DepthwiseSeparable
+from laconic.steps.factorize.spatial import SpatiallySeparable
+from laconic.steps.factorize.svd import LowRank
+from laconic.steps.factorize.tucker import Tucker2
 from laconic.steps.prune.channels import PruneChannels
 from laconic.steps.quantize.adaround import AdaRound
 from laconic.steps.quantize.binary import Binary
@@ -21,6 +26,11 @@ from laconic.steps.train.fine_tune import FineTune
 
 STEPS: dict[str, type[Step]] = {
     "PruneChannels": PruneChannels,
+    "LowRank": LowRank,
+    "Tucker2": Tucker2,
+    "CP": CP,
+    "SpatiallySeparable": SpatiallySeparable,
+    "DepthwiseSeparable": DepthwiseSeparable,
     "FineTune": FineTune,
     "Equalize": Equalize,
     "Smooth": Smooth,

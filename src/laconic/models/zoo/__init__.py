@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from laconic.models.zoo import cifar_resnet, digits_cnn, lenet, mlperf_tiny, mobilenet_v1, mobilenet_v2, squeezenet, vit
+from laconic.models.zoo import (
+    cifar_resnet,
+    digits_cnn,
+    lenet,
+    mlperf_tiny,
+    mobilenet_v1,
+    mobilenet_v2,
+    squeezenet,
+    vgg,
+    vit,
+)
 from laconic.models.zoo.entry import Entry
 
 __all__ = ["ZOO", "Entry"]
@@ -20,4 +30,6 @@ ZOO: dict[str, Entry] = {
     "mlperf-tiny-ds-cnn": mlperf_tiny.DS_CNN,
     **{f"digits-cnn-{width}": digits_cnn.entry(width) for width in (16, 32, 64, 128)},
     "vit-fashion": vit.VIT_FASHION,
+    "vgg-fashion": vgg.VGG_FASHION,
+    "vgg-cifar": vgg.VGG_CIFAR,
 }

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from laconic.core import Preprocess
 from laconic.models.zoo.entry import Entry
 
+LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
 
 class Shortcut(nn.Module):
     """Option A: every second row and column, and zero channels, half of them before and half after."""
@@ -95,6 +97,6 @@ def entry(depth: int) -> Entry:
         build=partial(CifarResNet, depth),
         preprocess=Preprocess(resize=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         input_shape=(3, 32, 32),
-        labels=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        labels=LABELS,
         paper="He et al. 2015 (arXiv 1512.03385), section 4.2",
     )

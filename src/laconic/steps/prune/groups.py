@@ -224,6 +224,7 @@ def _reason_to_leave(
     for item in group:
         module = item.dep.target.module
         groups = getattr(module, "groups", 1)
-        if isinstance(groups, int) and 1 < groups < getattr(module, "in_channels", 0):
+        sides = {getattr(module, side, 0) for side in ("in_channels", "out_channels")}
+        if isinstance(groups, int) and groups > 1 and sides not in ({0}, {groups}):  # depthwise ones can be followed
             return f"grouped convolution {names.get(module, '')}"
     return None

@@ -1,0 +1,1 @@
+"""Steps that write a layer as several smaller ones."""
