@@ -44,6 +44,10 @@ _FAMILIES: dict[str, Sequence[Callable[..., Any]]] = {
     "pad": (F.pad,),
     "dropout": (F.dropout, F.dropout2d),
     "batch_norm": (F.batch_norm,),
+    "recurrent": (
+        *(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu),
+        *(torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell),
+    ),
 }
 _FAMILY_OF: dict[Callable[..., Any], str] = {f: family for family, functions in _FAMILIES.items() for f in functions}
 
@@ -254,8 +258,16 @@ def give_bias(layer: Layer) -> None:
         layer.bias = nn.Parameter(torch.zeros(len(layer.weight)))
 
 
-def output_layers(graph: Graph) -> set[str]:
-    """The weighted layers whose channels are the model's outputs: nothing weighted comes behind them."""
+def owners(call: Call, layers: Iterable[str]) -> set[str]:
+    """The layers whose weights a call applies: that which makes it, or the children of a recurrent module."""
+    if call.family == "recurrent":
+        return {name for name in layers if name.rpartition(".")[0] == call.module}
+    return {call.module} if call.family in ("conv", "linear", "matmul") else set()
+
+
+def output_layers(graph: Graph, layers: Iterable[str]) -> set[str]:
+    """The weighted layers, of ``layers``, whose channels are the model's outputs: nothing weighted comes behind
+    them."""
     producer, todo, found = graph.producer(), list(graph.outputs), set()
     while todo:
         step = producer.get(todo.pop())
