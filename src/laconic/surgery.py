@@ -258,22 +258,15 @@ def give_bias(layer: Layer) -> None:
         layer.bias = nn.Parameter(torch.zeros(len(layer.weight)))
 
 
-def owners(call: Call, layers: Iterable[str]) -> set[str]:
-    """The layers whose weights a call applies: that which makes it, or the children of a recurrent module."""
-    if call.family == "recurrent":
-        return {name for name in layers if name.rpartition(".")[0] == call.module}
-    return {call.module} if call.family in ("conv", "linear", "matmul") else set()
-
-
-def output_layers(graph: Graph, layers: Iterable[str]) -> set[str]:
-    """The weighted layers, of ``layers``, whose channels are the model's outputs: nothing weighted comes behind
+def output_layers(graph: Graph) -> set[str]:
+    """The weighted layers, and recurrent modules, whose channels are the model's outputs: nothing weighted comes behind
     them."""
     producer, todo, found = graph.producer(), list(graph.outputs), set()
     while todo:
         step = producer.get(todo.pop())
         if step is None:
             continue
-        if step.family in ("conv", "linear", "matmul"):
+        if step.family in ("conv", "linear", "matmul", "recurrent"):
             found.add(step.module)
         else:
             todo.extend(step.inputs)

@@ -73,6 +73,9 @@ class Binary:
         inputs = calibration(task)
         graph = surgery.trace(model.eval(), example_of(inputs))
         layers = layers_to_change(self, model, graph, context.keep, keep_ends=True)
+        if self.activations:  # a recurrent module does not call its children: what they read cannot be changed
+            called = {call.module for call in graph.calls}
+            layers = {name: layer for name, layer in layers.items() if name in called}
         relus = _relus_behind(layers, model, graph, inputs) if self.activations else {}
         facts = {"layers": list(layers), "relus": relus, **computed_in_float(1)}
         self.restore(model, facts)
