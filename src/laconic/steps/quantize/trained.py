@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -95,11 +94,6 @@ def _input_layers(graph: surgery.Graph) -> set[str]:
         elif raw.issuperset(call.inputs):
             raw.update(call.outputs)
     return found
-
-
-def calibration(task: Task) -> dict[str, Tensor]:
-    """The calibration samples as tensors."""
-    return {name: torch.as_tensor(x) for name, x in task.calibration_batch().inputs.items()}
 
 
 def example_of(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
