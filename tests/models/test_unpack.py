@@ -54,7 +54,11 @@ LATER = torch.triu(torch.ones(5, 5, dtype=torch.bool), 1)
         (X, X, {"need_weights": False}),
         (X, Y, {"average_attn_weights": False}),
         (X, X, {"attn_mask": LATER}),
-        (X, X, {"attn_mask": torch.zeros(5, 5).masked_fill(LATER, -torch.inf), "is_causal": True, "need_weights": False}),
+        (
+            X,
+            X,
+            {"attn_mask": torch.zeros(5, 5).masked_fill(LATER, -torch.inf), "is_causal": True, "need_weights": False},
+        ),
         (X, Y, {"key_padding_mask": torch.tensor([[False] * 5 + [True]] * 4)}),
         (X, X, {"attn_mask": drawn(8, 5, 5), "key_padding_mask": torch.zeros(4, 5)}),
         (X[0], X[0], {}),

@@ -57,7 +57,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return get
 
 
-def write(  # noqa: PLR0913 - all that is in a package
+def write(
     folder: Path, name: str, model: Path, baseline: Path, facts: Sequence[Any] = (), runtime: str = "onnxruntime"
 ) -> Package:
     inputs = {key: {"shape": list(x.shape[1:]), "dtype": "float32"} for key, x in inputs_of(name, 1).items()}
@@ -212,7 +212,9 @@ def test_a_layer_has_no_noise_of_its_own_where_nothing_was_done_to_it(packed: Pa
 
 @pytest.mark.parametrize(("name", "layer"), [("plain", "conv2"), ("residual", "blocks.0.conv2")])
 @pytest.mark.parametrize("moving", [Equalize(), Smooth()], ids=["Equalize", "Smooth"])
-def test_factors_that_were_moved_are_no_noise(name: str, layer: str, moving: Any, packed: Packed, tmp_path: Path) -> None:
+def test_factors_that_were_moved_are_no_noise(
+    name: str, layer: str, moving: Any, packed: Packed, tmp_path: Path
+) -> None:
     """With high biases too, which Equalize takes from one layer and gives to the next."""
     good = packed(name, moving, Quantize())
     assert any(max(factors) / min(factors) > 1.2 for _, _, factors, _ in good.manifest["facts"][0]["moved"])

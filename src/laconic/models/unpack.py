@@ -29,7 +29,7 @@ def unpack(module: nn.Module) -> nn.Module:
             part.in_proj = _linear(part.in_proj_weight, part.in_proj_bias)
             part.register_parameter("in_proj_weight", None)
             part.register_parameter("in_proj_bias", None)  # without one, torch's own paths around the children are shut
-            part.out_proj.__class__ = nn.Linear
+            part.out_proj.__class__ = nn.Linear  # type: ignore[assignment]
             part.__class__ = _Attention
         elif isinstance(part, nn.TransformerEncoder):
             part.use_nested_tensor = False
@@ -46,9 +46,9 @@ def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
 def _make_children(module: nn.Module, names: list[str]) -> None:
     """Move ``weight_NAME`` and ``bias_NAME`` into a child called NAME."""
     for name in names:
-        parameters = [module._parameters.pop(f"{part}_{name}", None) for part in ("weight", "bias")]
-        assert parameters[0] is not None
-        module.add_module(name, _linear(*parameters))
+        weight, bias = (module._parameters.pop(f"{part}_{name}", None) for part in ("weight", "bias"))
+        assert weight is not None
+        module.add_module(name, _linear(weight, bias))
 
 
 # ----------------------------------------------------------------------------------------------------------- recurrent
@@ -57,7 +57,7 @@ def _make_children(module: nn.Module, names: list[str]) -> None:
 class _Recurrent(nn.RNNBase):
     """A recurrent module that reads its parameters from its children whenever it runs."""
 
-    _flat_weight_refs = ()
+    _flat_weight_refs = []  # noqa: RUF012 - torch's, and never filled here
 
     @property
     def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
@@ -76,7 +76,7 @@ class _Recurrent(nn.RNNBase):
         return self.__dict__.copy()
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        nn.Module.__setstate__(self, state)
+        nn.Module.__setstate__(self, state)  # type: ignore[no-untyped-call]
 
 
 class _LSTM(_Recurrent, nn.LSTM):
@@ -136,7 +136,7 @@ class _Attention(nn.MultiheadAttention):
 
     in_proj: nn.Linear
 
-    def forward(  # noqa: PLR0913 - torch's own
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
@@ -169,13 +169,14 @@ class _Attention(nn.MultiheadAttention):
         if query is key and key is value:
             return self.in_proj(query).chunk(3, -1)  # type: ignore[no-any-return]
         weights = self.in_proj.weight.chunk(3)
-        biases = [None] * 3 if self.in_proj.bias is None else self.in_proj.bias.chunk(3)
+        bias: Tensor | None = self.in_proj.bias
+        biases = (None, None, None) if bias is None else bias.chunk(3)
         return tuple(F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
 
     def _heads(self, x: Tensor, single: bool, turned: bool) -> Tensor:
         """n h l d of n l e, of l n e, or of l e."""
         x = x[None] if single else x.transpose(0, 1) if turned else x
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
 
 def _mask(padding: Tensor | None, attention: Tensor | None, q: Tensor) -> Tensor | None:
@@ -183,7 +184,7 @@ def _mask(padding: Tensor | None, attention: Tensor | None, q: Tensor) -> Tensor
     if padding is not None:
         padding = padding.reshape(len(q), 1, 1, -1)
     if attention is not None and attention.dim() == 3:
-        attention = attention.unflatten(0, (len(q), -1))
+        attention = attention.reshape(len(q), -1, *attention.shape[1:])
     parts = [
         torch.zeros_like(m, dtype=q.dtype).masked_fill(m, -torch.inf) if m.dtype == torch.bool else m
         for m in (padding, attention)

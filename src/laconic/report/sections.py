@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from laconic.core import JsonObject, describe
-from laconic.report import words
+from laconic.report import words as told
 from laconic.report.words import (
     count,
     factor,
@@ -82,7 +82,7 @@ def not_counted(dossier: JsonObject) -> list[str]:
 
 def formats(dossier: JsonObject) -> list[str]:
     """What the chosen file's layers of few bits are stored at and computed in."""
-    return words.formats(dossier["best"].get("computed", []))
+    return told.formats(dossier["best"].get("computed", []))
 
 
 def warnings(dossier: JsonObject) -> list[str]:

@@ -25,7 +25,7 @@ STATUSES = {
 @dataclass(frozen=True)
 class Row:
     """A trial. ``cost``: its latency over the original's; ``drop``: of the score on search; None where not measured.
-    ``formats``: what its layers of few bits are stored at and computed in; ``only_stored``: no speed comes from them."""
+    ``formats``: what its layers of few bits are stored at and computed in; ``only_stored``: no speed is from them."""
 
     number: int
     name: str

@@ -195,8 +195,10 @@ def _as_float(model: ir.Model, node: ir.Node, found: Rounded) -> int:
         shape = constant(model.graph, f"{found.name}.shape", np.array([n, -1], np.int64))
         nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], shape], name=_HELPER))
     if rest:
-        ends = [constant(model.graph, f"{found.name}.{end}", np.array([i], np.int64)) for end, i in
-                (("first", 0), ("last", found.codes.shape[1]), ("axis", 1))]
+        ends = [
+            constant(model.graph, f"{found.name}.{end}", np.array([i], np.int64))
+            for end, i in (("first", 0), ("last", found.codes.shape[1]), ("axis", 1))
+        ]
         nodes.append(ir.node("Slice", [nodes[-1].outputs[0], *ends], name=_HELPER))
     model.graph.insert_before(node, nodes)
     ir.convenience.replace_all_uses_with(node.outputs[0], nodes[-1].outputs[0])
@@ -207,7 +209,7 @@ def stored_codes(model: ir.Model, codes: Array, name: str, to: ir.DataType) -> t
     """Codes as a constant, in 4 bits where they fit, and widened ``to`` another type by a Cast: the nodes, the value
     that they give, and the bits stored."""
     opset = model.opset_imports[""]
-    short = -8 <= codes.min(initial=0) and codes.max(initial=0) < 8 and opset >= _INT4_OPSET - 1
+    short = codes.min(initial=0) >= -8 and codes.max(initial=0) < 8 and opset >= _INT4_OPSET - 1
     if short:  # the newer opset differs from the one before in its types alone
         model.opset_imports[""] = max(opset, _INT4_OPSET)
     stored = constant(model.graph, name, codes.astype(ml_dtypes.int4 if short else np.int8))

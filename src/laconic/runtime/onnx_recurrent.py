@@ -20,6 +20,7 @@ from laconic.runtime import onnx_blocks
 from laconic.runtime.onnx_blocks import Rounded
 
 _COMPUTED = "DynamicQuantizeLSTM"
+_PUT_TOGETHER = ("Slice", "Concat", "Unsqueeze")
 _INPUTS = 8  # of an LSTM; scales and zero points follow
 
 
@@ -44,7 +45,7 @@ def store(model: ir.Model) -> list[Facts]:
 def _sources(value: ir.Value | None) -> Iterator[ir.Node | None]:
     """What a weight is put together from."""
     node = value.producer() if value is not None else None
-    if node is None or node.op_type not in ("Slice", "Concat", "Unsqueeze"):
+    if node is None or node.op_type not in _PUT_TOGETHER:
         yield node
         return
     for part in node.inputs if node.op_type == "Concat" else node.inputs[:1]:
@@ -96,6 +97,6 @@ def _replace(model: ir.Model, node: ir.Node, found: dict[ir.Node, Rounded]) -> i
 def _drop_unread(graph: ir.Graph) -> None:
     """The placeholders that nobody reads any more, and what was between."""
     for node in reversed(list(graph)):
-        if node.op_type in ("Slice", "Concat", "Unsqueeze") or onnx_blocks.is_placeholder(node):
-            if not any(out.uses() or out.is_graph_output() for out in node.outputs):
-                graph.remove(node, safe=True)
+        puts_together = node.op_type in _PUT_TOGETHER or onnx_blocks.is_placeholder(node)
+        if puts_together and not any(out.uses() or out.is_graph_output() for out in node.outputs):
+            graph.remove(node, safe=True)

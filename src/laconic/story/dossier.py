@@ -8,7 +8,6 @@ from typing import Any
 
 from laconic import __version__
 from laconic.core import JsonObject, Recipe, Trial
-from laconic.report.words import only_stored
 from laconic.search.choose import Judge
 from laconic.search.minimal import minimality
 from laconic.search.policy import neighbours
@@ -42,7 +41,7 @@ def gather(trials: Trials, judge: Judge, winner: Trial, verdict: Verdict | None,
         "best": {**_numbers(trials, winner, timed, scores, baseline=False), "recipe": winner.recipe.to_json()},
         "recipe": winner.recipe.to_json(),
         "facts": list(winner.facts),
-        "ratio": _ratio(trials, judge, winner, timed),
+        "ratio": _ratio(judge, winner, timed),
         "first_package_seconds": next((row["after"] for row in trials.ledger.of("package")), None),
         "timing": {name: timing.get(name) for name in ("drift", "clocks", "noisy", "calls_per_burst")},
         "certificate": verdict.certificate if verdict else None,
@@ -98,18 +97,11 @@ def _numbers(trials: Trials, trial: Trial, timed: Trial, scores: dict[str, float
     }
 
 
-def _ratio(trials: Trials, judge: Judge, winner: Trial, timed: Trial) -> JsonObject:
+def _ratio(judge: Judge, winner: Trial, timed: Trial) -> JsonObject:
     speed = timed.measurements["speedup"]
     sizes = judge.baseline.measurements["file_bytes"].value / winner.measurements["file_bytes"].value
     latency = {"value": speed.value, "low": speed.low, "high": speed.high}
-    return {"size": sizes, "latency": latency, "only_stored": _only_stored(trials, judge, winner)}
-
-
-def _only_stored(trials: Trials, judge: Judge, trial: Trial) -> bool:
-    """Whether all that was done to a trial's model is that weights of few bits, computed in float32, are stored short:
-    whatever its latency is then, it does not come from the format."""
-    rows, macs = _row(trials, trial.key).get("deployed", {}).get("computed", []), trial.measurements.get("macs")
-    return only_stored(rows) and macs is not None and macs.value == judge.baseline.measurements["macs"].value
+    return {"size": sizes, "latency": latency, "only_stored": winner.only_stored}
 
 
 def _trial(trials: Trials, judge: Judge, trial: Trial, winner: Trial) -> JsonObject:
@@ -125,7 +117,7 @@ def _trial(trials: Trials, judge: Judge, trial: Trial, winner: Trial) -> JsonObj
         "seconds": trial.seconds,
         "measurements": values,
         "computed": _row(trials, trial.key).get("deployed", {}).get("computed", []),
-        "only_stored": _only_stored(trials, judge, trial),
+        "only_stored": trial.only_stored,
     }
 
 

@@ -4,8 +4,8 @@ The noise of a layer is what its value in the package's file differs from the or
 SNR = 10 log10(sum y^2 / sum (y' - y)^2), in dB. It holds what the layers before left over. A layer's *own* noise is
 measured with all it reads replaced by the original's values: that says where noise enters.
 
-Steps that move factors or sums from a layer into its readers (Equalize, Smooth) change its values on purpose, and say so
-in their facts: the original's values are moved likewise before anything is compared with them, or read in their place.
+Steps that move factors or sums from a layer into its readers (Equalize, Smooth) change its values on purpose, and say
+so in their facts: the original's values are moved likewise before anything is compared with them, or reads them.
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ def layers_to_change(
     ends = _input_layers(graph) | surgery.output_layers(graph) if keep_ends else set()
     chosen = {}
     for name, layer in surgery.weighted_layers(model).items():
-        whole = name.rpartition(".")[0] if name not in called else name  # a recurrent module reads its children's weights
+        whole = (
+            name.rpartition(".")[0] if name not in called else name
+        )  # a recurrent module reads its children's weights
         runs = name in called or whole in recurrent
         if runs and whole not in ends and not surgery.matches(name, keep):
             chosen[name] = layer
