@@ -21,7 +21,7 @@ def unpack(module: nn.Module) -> nn.Module:
     """Unpack every compound module in ``module``, in place; what it computes stays."""
     for part in list(module.modules()):
         if type(part) in _KINDS and not getattr(part, "proj_size", 0):
-            _make_children(part, [n.removeprefix("weight_") for n in dict(part.named_parameters()) if "weight" in n])
+            _make_children(part, [n.removeprefix("weight_") for n in part._parameters if n.startswith("weight_")])
             for cache in ("_flat_weights", "_flat_weight_refs"):
                 part.__dict__.pop(cache, None)
             part.__class__ = _KINDS[type(part)]
@@ -136,7 +136,7 @@ class _Attention(nn.MultiheadAttention):
 
     in_proj: nn.Linear
 
-    def forward(
+    def forward(  # noqa: PLR0917 - torch's own
         self,
         query: Tensor,
         key: Tensor,
