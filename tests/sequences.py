@@ -13,7 +13,7 @@ from laconic.core import Task
 from laconic.models.loaded import ready
 from tests.networks import CLASSES, TOP1, Rows, cross_entropy
 
-STEPS_OF_TIME, FEATURES = 7, 6
+STEPS_OF_TIME, FEATURES = 4, 6
 
 
 class Recurrent(nn.Module):
