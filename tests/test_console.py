@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,3 +118,8 @@ def test_tables_and_lines_go_to_standard_output(capsys: pytest.CaptureFixture[st
     assert said.err == ""
     assert "[x]" in said.out
     assert LONG.strip() in said.out
+
+
+def test_no_speed_is_told_of_weights_that_are_only_stored_short(told: Any) -> None:
+    stored = replace(trial(STEPS["Ternary"](), file_bytes=9_000.0, speedup=2.25, drop=0.01), only_stored=True)
+    assert told(("tried", (stored,))).startswith("  1    9.00 kB   fp32 drop +1.00%")

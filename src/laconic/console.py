@@ -74,7 +74,7 @@ class ConsoleReporter(Reporter):
         self.console.print(found, soft_wrap=not cut, no_wrap=True, overflow="ellipsis" if cut else "ignore")
 
     def best(self, trial: Trial) -> None:
-        self._best = f"{trial.measurements['speedup'].value:.2f}x, {words.size(trial.measurements['file_bytes'].value)}"
+        self._best = f"{_speed(trial).strip()}, {words.size(trial.measurements['file_bytes'].value)}"
 
     def progress(self, text: str, fraction: float) -> None:
         rest = [f"best {self._best}"] if self._best else []
@@ -96,9 +96,15 @@ def _found(trial: Trial) -> str:
     m = trial.measurements
     if "drop" not in m:
         return f"{'rejected early':<34}"
-    speed = f"{m['speedup'].value:5.2f}x" if "speedup" in m else "      "
     noisy = " (noisy)" if trial.rejected else ""
-    return f"{words.size(m['file_bytes'].value):>9} {speed} drop {m['drop'].value:+6.2%}{noisy}"
+    return f"{words.size(m['file_bytes'].value):>9} {_speed(trial)} drop {m['drop'].value:+6.2%}{noisy}"
+
+
+def _speed(trial: Trial) -> str:
+    """Six columns: of weights that are only stored short no speed is told."""
+    if trial.only_stored:
+        return "  fp32"
+    return f"{trial.measurements['speedup'].value:5.2f}x" if "speedup" in trial.measurements else " " * 6
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -118,7 +124,9 @@ def print_result(summary: JsonObject, dossier: JsonObject) -> None:
     """The end of ``shrink``: before and after, the certificate in words, where the package is."""
     before, after, ratio = summary["baseline"], summary["best"], summary["ratio"]
     speed = ratio["latency"]
-    interval = f"{words.faster(ratio)} ({speed['low']:.2f} to {speed['high']:.2f})"
+    interval = words.faster(ratio)
+    if not ratio["only_stored"]:
+        interval = f"{interval} ({speed['low']:.2f} to {speed['high']:.2f})"
     rows = [
         [words.short_metric(dossier["metric"]["name"]), f"{before['score']:.2%}", f"{after['score']:.2%}", ""],
         ["file", words.size(before["file_bytes"]), words.size(after["file_bytes"]), words.smaller(ratio)],

@@ -349,7 +349,8 @@ class Trial:
 
     ``measurements`` by name: ``file_bytes, params, macs, score`` (on ``search``), ``latency`` (ms), ``speedup``
     (baseline over candidate, paired). ``records`` are the candidate's on ``search``, in order (shorter if it was
-    rejected early); ``rejected`` says why it cannot win, ``error`` why it failed.
+    rejected early); ``rejected`` says why it cannot win, ``error`` why it failed. ``only_stored``: all that was done
+    is that weights of few bits, computed in float32, are stored short; no speed comes from that.
     """
 
     key: str
@@ -361,3 +362,4 @@ class Trial:
     rejected: str | None = None
     error: str | None = None
     seconds: float = 0.0
+    only_stored: bool = False

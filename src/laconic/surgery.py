@@ -44,6 +44,10 @@ _FAMILIES: dict[str, Sequence[Callable[..., Any]]] = {
     "pad": (F.pad,),
     "dropout": (F.dropout, F.dropout2d),
     "batch_norm": (F.batch_norm,),
+    "recurrent": (
+        *(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu),
+        *(torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell),
+    ),
 }
 _FAMILY_OF: dict[Callable[..., Any], str] = {f: family for family, functions in _FAMILIES.items() for f in functions}
 
@@ -255,13 +259,14 @@ def give_bias(layer: Layer) -> None:
 
 
 def output_layers(graph: Graph) -> set[str]:
-    """The weighted layers whose channels are the model's outputs: nothing weighted comes behind them."""
+    """The weighted layers, and recurrent modules, whose channels are the model's outputs: nothing weighted comes behind
+    them."""
     producer, todo, found = graph.producer(), list(graph.outputs), set()
     while todo:
         step = producer.get(todo.pop())
         if step is None:
             continue
-        if step.family in ("conv", "linear", "matmul"):
+        if step.family in ("conv", "linear", "matmul", "recurrent"):
             found.add(step.module)
         else:
             todo.extend(step.inputs)

@@ -43,7 +43,7 @@ def test_the_summary_has_the_keys_that_are_promised() -> None:
     }
     assert set(found["baseline"]) == NUMBERS
     assert set(found["best"]) == {*NUMBERS, "recipe"}
-    assert set(found["ratio"]) == {"size", "latency"}
+    assert set(found["ratio"]) == {"size", "latency", "only_stored"}
     assert set(found["ratio"]["latency"]) == {"value", "low", "high"}
     listed = {"metric", "drop", "bound", "max_drop", "confidence", "n"}
     assert set(found["certificate"]) == {*listed, "independent"}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from laconic.core import Batch, Recipe, Target
@@ -21,7 +22,9 @@ from laconic.runtime import onnxruntime, runtime_of
 from laconic.runtime.layer_values import cut, matched, observed
 from laconic.runtime.nodes import Node
 from laconic.steps.prune.channels import PruneChannels
+from laconic.steps.quantize.equalize import Equalize
 from laconic.steps.quantize.post_training import Quantize
+from laconic.steps.quantize.smooth import Smooth
 from laconic.story.why_slow import slow
 from laconic.story.why_wrong import wrong
 from tests.networks import context, inputs_of, network, task_for
@@ -36,22 +39,27 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     """Packages of the networks of :mod:`tests.networks` after some steps; each file is made once."""
     made: dict[Any, Path] = {}
 
+    facts: dict[Path, list[Any]] = {}
+
     def deployed(name: str, steps: tuple[Any, ...], runtime: str) -> Path:
         key = name, Recipe(steps).key, runtime
         if key not in made:
-            model, _ = Recipe(steps).apply(network(name), task_for(name), context())
+            model, said = Recipe(steps).apply(network(name), task_for(name), context())
             made[key] = tmp_path_factory.mktemp(name) / f"deployed{runtime_of(Target(runtime)).SUFFIX}"
             runtime_of(Target(runtime)).deploy(model, inputs_of(name, 3), made[key], Target(runtime))
+            facts[made[key]] = said
         return made[key]
 
     def get(name: str, *steps: Any, runtime: str = "onnxruntime") -> Package:
         model = deployed(name, steps, runtime)
-        return write(model.parent, name, model, deployed(name, (), runtime), runtime)
+        return write(model.parent, name, model, deployed(name, (), runtime), facts[model], runtime)
 
     return get
 
 
-def write(folder: Path, name: str, model: Path, baseline: Path, runtime: str = "onnxruntime") -> Package:
+def write(
+    folder: Path, name: str, model: Path, baseline: Path, facts: Sequence[Any] = (), runtime: str = "onnxruntime"
+) -> Package:
     inputs = {key: {"shape": list(x.shape[1:]), "dtype": "float32"} for key, x in inputs_of(name, 1).items()}
     manifest = {
         "target": runtime,
@@ -61,6 +69,7 @@ def write(folder: Path, name: str, model: Path, baseline: Path, runtime: str = "
         "data": {"fingerprint": task_for(name).fingerprint},
         "baseline": {},
         "recipe": [],
+        "facts": list(facts),
         "preprocess": None,
         "trainable": True,
         "seed": 0,
@@ -77,7 +86,7 @@ def tampered(found: Package, name: str, layer: str, folder: Path) -> Package:
     array[::2] *= -1
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     onnx.save(proto, folder / "tampered.onnx")
-    return write(folder, name, folder / "tampered.onnx", found.baseline_path)
+    return write(folder, name, folder / "tampered.onnx", found.baseline_path, found.manifest["facts"])
 
 
 def on(found: Package, runtime: str) -> Package:
@@ -199,6 +208,37 @@ def test_a_layer_has_no_noise_of_its_own_where_nothing_was_done_to_it(packed: Pa
     assert own.pop("conv2") < 6
     assert set(own) == {"conv1", "fc1", "fc2"}
     assert min(own.values()) > 110
+
+
+@pytest.mark.parametrize(("name", "layer"), [("plain", "conv2"), ("residual", "blocks.0.conv2")])
+@pytest.mark.parametrize("moving", [Equalize(), Smooth()], ids=["Equalize", "Smooth"])
+def test_factors_that_were_moved_are_no_noise(
+    name: str, layer: str, moving: Any, packed: Packed, tmp_path: Path
+) -> None:
+    """With high biases too, which Equalize takes from one layer and gives to the next."""
+    good = packed(name, moving, Quantize())
+    assert any(max(factors) / min(factors) > 1.2 for _, _, factors, _ in good.manifest["facts"][0]["moved"])
+    told = min(row["own_db"] for row in why_wrong(good, name)["layers"])
+    assert told > 18
+    first, second = why_wrong(tampered(good, name, layer, tmp_path), name)["entries"][:2]
+    assert first["name"] == layer
+    assert first["own_db"] < 10
+    assert second["own_db"] > 18
+    untold = replace(good, manifest={**good.manifest, "facts": []})
+    assert min(row["own_db"] for row in why_wrong(untold, name)["layers"]) < told - 3, "it would be noise"
+
+
+def test_sums_that_were_moved_are_no_noise(tmp_path: Path) -> None:
+    model = network("mlp")
+    with torch.no_grad():
+        model.get_submodule("1").bias += 20
+    path, baseline = tmp_path / "made.onnx", tmp_path / "float.onnx"
+    changed, facts = Recipe((Equalize(), Quantize())).apply(model, task_for("mlp"), context())
+    for one, where in ((changed, path), (model, baseline)):
+        onnxruntime.deploy(one, inputs_of("mlp", 3), where, TARGET)
+    assert facts[0]["absorbed"]["1"] == 24
+    found = why_wrong(write(tmp_path, "mlp", path, baseline, facts), "mlp")
+    assert min(row["own_db"] for row in found["layers"]) > 25
 
 
 def test_noise_is_what_the_two_files_differ_by(packed: Packed) -> None:

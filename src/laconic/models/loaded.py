@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from laconic.core import Preprocess
 from laconic.errors import ModelError
+from laconic.models.unpack import unpack
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def seeded(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def ready(module: nn.Module) -> nn.Module:
-    """The module in eval mode, on the CPU, in float32, after a check that its weights are finite."""
-    module = module.cpu().float().eval()
+    """The module in eval mode, on the CPU, in float32, its weights in layers (:mod:`.unpack`), after a check that they
+    are finite."""
+    module = unpack(module.cpu().float().eval())
     for name, parameter in module.named_parameters():
         require_finite(name, parameter)
     for name, buffer in module.named_buffers():

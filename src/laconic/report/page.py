@@ -137,14 +137,16 @@ def _cells(row: Row) -> JsonObject:
     return {
         "number": row.number,
         "name": row.name,
-        "reason": row.reason,
+        "reason": " ".join(filter(None, [row.reason, *row.formats])),
         "status": row.status,
         "outcome": STATUSES[row.status],
         "drop": points(row.drop[0]) if row.drop else "",
         "drop_interval": f"{points(row.drop[1])} to {points_at_most(row.drop[2])}" if row.drop and shown else "",
         "drop_value": f"{row.drop[0]:.6f}" if row.drop else "",
-        "speed": f"{factor(row.speedup[0])}x" if row.speedup else "",
-        "speed_interval": f"{factor(row.speedup[1])} to {factor(row.speedup[2])}" if row.speedup and shown else "",
+        "speed": "float32" if row.only_stored else f"{factor(row.speedup[0])}x" if row.speedup else "",
+        "speed_interval": f"{factor(row.speedup[1])} to {factor(row.speedup[2])}"
+        if row.speedup and shown and not row.only_stored
+        else "",
         "speed_value": f"{row.speedup[0]:.6f}" if row.speedup else "",
         "file": size(row.file_bytes) if row.file_bytes else "",
         "bytes_value": f"{row.file_bytes:.0f}" if row.file_bytes else "",
@@ -161,7 +163,7 @@ def _model(dossier: JsonObject) -> JsonObject:
     names = ("name", "before", "after", "change")
     return {
         "compared": [dict(zip(names, row, strict=True)) for row in sections.compared(dossier)],
-        "not_counted": sections.not_counted(dossier),
+        "not_counted": [*sections.not_counted(dossier), *sections.formats(dossier), *sections.warnings(dossier)],
         "layers": _bars(few if many else every, every),
         "all_layers": _bars(every, every) if many else [],
         "recipe": to_yaml(dossier["recipe"]),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from laconic.core import JsonObject, describe
+from laconic.report import words as told
 from laconic.report.words import (
     count,
     factor,
@@ -40,7 +41,9 @@ def compared(dossier: JsonObject) -> list[tuple[str, str, str, str]]:
         rows.append(_score(f"{name}, {n['holdout']:,} holdout samples", before["score"], after["score"]))
     rows.append(_score(f"{name}, {n['search']:,} search samples", before["search_score"], after["search_score"]))
     speed = dossier["ratio"]["latency"]
-    interval = f"{faster(dossier['ratio'])} ({factor(speed['low'])} to {factor(speed['high'])})"
+    interval = faster(dossier["ratio"])
+    if not dossier["ratio"].get("only_stored"):
+        interval = f"{interval} ({factor(speed['low'])} to {factor(speed['high'])})"
     rows += [
         ("file", size(before["file_bytes"]), size(after["file_bytes"]), smaller(dossier["ratio"])),
         ("latency per call", latency(before["latency_ms"]), latency(after["latency_ms"]), interval),
@@ -74,6 +77,22 @@ def not_counted(dossier: JsonObject) -> list[str]:
         if unknown:
             named = ", ".join(f"{name} x{n}" for name, n in unknown.items())
             lines.append(f"Not counted in the MACs of {words}: {named}.")
+    return lines
+
+
+def formats(dossier: JsonObject) -> list[str]:
+    """What the chosen file's layers of few bits are stored at and computed in."""
+    return told.formats(dossier["best"].get("computed", []))
+
+
+def warnings(dossier: JsonObject) -> list[str]:
+    """What the recipe's steps warn of, and the operators that they left in float between integers."""
+    lines = []
+    for row, fact in zip(dossier["recipe"], dossier["facts"], strict=True):
+        lines += [f"{row['step']}: {warning}." for warning in fact.get("warnings", [])]
+        floats = fact.get("left_in_float", [])
+        if floats:
+            lines.append(f"{row['step']} left in float: {_listed(floats)}.")
     return lines
 
 

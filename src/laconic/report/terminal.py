@@ -38,7 +38,7 @@ def print_report(dossier: JsonObject) -> None:
         numbers = sections.certificate(dossier)
         _section(console, "The certificate", [numbers[i : i + 2] for i in range(0, len(numbers), 2)])
     _section(console, "Before and after", sections.compared(dossier), ("", "original", "laconic", ""))
-    _lines(console, sections.not_counted(dossier))
+    _lines(console, [*sections.not_counted(dossier), *sections.formats(dossier), *sections.warnings(dossier)])
     _layers(console, dossier)
     _trials(console, dossier)
     recipe = [("chosen", describe(dossier["recipe"])), ("asked for", goal_in_words(dossier))]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from laconic.core import JsonObject, describe
-from laconic.report.words import points, points_at_most
+from laconic.report.words import formats, points, points_at_most
 
 Interval = tuple[float, float, float]
 """Value, low, high."""
@@ -24,7 +24,8 @@ STATUSES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A trial. ``cost``: its latency over the original's; ``drop``: of the score on search; None where not measured."""
+    """A trial. ``cost``: its latency over the original's; ``drop``: of the score on search; None where not measured.
+    ``formats``: what its layers of few bits are stored at and computed in; ``only_stored``: no speed is from them."""
 
     number: int
     name: str
@@ -36,6 +37,8 @@ class Row:
     file_bytes: float | None
     macs: float | None
     seconds: float
+    formats: tuple[str, ...] = ()
+    only_stored: bool = False
 
     @property
     def chosen(self) -> bool:
@@ -68,6 +71,8 @@ def _row(dossier: JsonObject, number: int, trial: JsonObject) -> Row:
         file_bytes=found["file_bytes"][0] if "file_bytes" in found else None,
         macs=found["macs"][0] if "macs" in found else None,
         seconds=trial["seconds"],
+        formats=tuple(formats(trial.get("computed", []))),
+        only_stored=trial.get("only_stored", False),
     )
 
 

@@ -6,11 +6,13 @@ A *point* is a hundredth of the score. Bounds are rounded up, so that what is pr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from laconic.core import JsonObject
 
 _TIE_SIZE = 0.01
+_FLOAT_BITS = 32
 _METRICS = {"top1": "top-1 accuracy", "agreement": "agreement with the original"}
 _SHORT = {"top1": "top-1"}
 
@@ -67,11 +69,36 @@ def smaller(ratio: JsonObject) -> str:
 
 
 def faster(ratio: JsonObject) -> str:
-    """What became of the latency; one whose interval holds 1 is no change."""
+    """What became of the latency; one whose interval holds 1 is no change. Of weights that are only stored short no
+    speed is told."""
+    if ratio.get("only_stored"):
+        return "computed in float32"
     speed = ratio["latency"]
     if speed["low"] <= 1 <= speed["high"]:
         return "as fast as the original"
     return f"{factor(speed['value'])}x faster" if speed["value"] > 1 else f"{factor(1 / speed['value'])}x slower"
+
+
+def formats(rows: Sequence[JsonObject]) -> list[str]:
+    """What a file's layers of few bits are stored at, and what the runtime computes them in, a sentence each; rows as
+    runtimes give them (``stored_bits``, ``computed``, ``layers``)."""
+    lines = []
+    for row in rows:
+        layers = f"{row['layers']:,} layer{'s' * (row['layers'] != 1)}"
+        if row["computed"] == "float32" and row["stored_bits"] < _FLOAT_BITS:
+            why = "the runtime has no kernel for this format, which makes the file smaller and nothing faster"
+            lines.append(f"{layers} stored at {row['stored_bits']} bit, computed in float32: {why}.")
+        elif row.get("rounded"):
+            lines.append(f"{layers} of few values stored and computed in float32: this runtime's files know no less.")
+        elif row["stored_bits"] < _FLOAT_BITS:
+            lines.append(f"{layers} stored at {row['stored_bits']} bit, computed in {row['computed']}.")
+    return lines
+
+
+def only_stored(rows: Sequence[JsonObject]) -> bool:
+    """Whether everything of few bits is computed in float32: then no speed comes from it."""
+    short = [row for row in rows if row["stored_bits"] < _FLOAT_BITS or row.get("rounded")]
+    return bool(short) and all(row["computed"] == "float32" for row in short)
 
 
 def metric(name: str) -> str:

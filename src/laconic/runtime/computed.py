@@ -14,7 +14,9 @@ import onnx
 
 from laconic.core import Facts
 
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits"})
+LAYERS = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits", "LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"}
+)
 _KIND = onnx.TensorProto
 _BITS: dict[int, int] = {
     **{_KIND.INT4: 4, _KIND.UINT4: 4, _KIND.INT8: 8, _KIND.UINT8: 8},

@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 from laconic.core import Array, Arrays, Facts, Target, Traits
 from laconic.errors import DeployError
 from laconic.runtime.export import torch_quiet
-from laconic.runtime.integers import Names, lowered, new_constant, optional, silent, value_of
+from laconic.runtime.integers import Names, kept_as_floats, lowered, new_constant, optional, silent, value_of
 from laconic.runtime.session import Session
 
 SUFFIX = ".pte"
@@ -33,7 +33,7 @@ def traits(target: Target) -> Traits:
 def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts:
     """Write ``model`` at the target's batch; raises :class:`DeployError` where ExecuTorch lacks an operator."""
     module, args, names = lowered(model, example, target.batch, stored=True)
-    return write(module, args, names, path)
+    return {**write(module, args, names, path), "computed": kept_as_floats(model)}
 
 
 def write(module: GraphModule, args: tuple[Tensor, ...], names: Names, path: Path) -> Facts:

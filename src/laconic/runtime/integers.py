@@ -27,11 +27,12 @@ import torch
 import torch.ao.quantization.fx._decomposed  # it defines the operators of the pairs
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.nn.utils import parametrize
 
 from laconic import surgery
-from laconic.core import Array, Arrays
+from laconic.core import Array, Arrays, Facts
 from laconic.errors import DeployError, MissingExtraError
-from laconic.fake_quantize import PER_TENSOR
+from laconic.fake_quantize import PER_TENSOR, GroupQuantize, weight_quantizer
 from laconic.runtime.export import frozen_weights, torch_quiet
 
 _ATEN = torch.ops.aten
@@ -91,6 +92,14 @@ def lowered(
         module.graph.eliminate_dead_code()
         module = GraphModule(module, module.graph)  # without the hook that checks the old signature
     return module, tuple(inputs.values()), Names(batch, tuple(inputs), tuple(zip(names, outputs, strict=True)))
+
+
+def kept_as_floats(model: nn.Module) -> list[Facts]:
+    """For the facts of a file: the layers whose weights have few values, which these files keep as float32."""
+    layers = [x for x in surgery.weighted_layers(model).values() if parametrize.is_parametrized(x, "weight")]
+    kept = [x for x in layers if (q := weight_quantizer(x)) is None or isinstance(q, GroupQuantize)]
+    row = {"stored_bits": 32, "computed": "float32", "layers": len(kept), "rounded": True}
+    return [row] if kept else []
 
 
 def _fold_constants(module: GraphModule) -> None:

@@ -19,7 +19,7 @@ from laconic.core import Array, Arrays, Facts, Target, Traits
 from laconic.errors import DeployError
 from laconic.fake_quantize import attached
 from laconic.runtime.export import torch_quiet
-from laconic.runtime.integers import Names, lowered, optional, silent
+from laconic.runtime.integers import Names, kept_as_floats, lowered, optional, silent
 from laconic.runtime.session import Session
 
 SUFFIX = ".tflite"
@@ -37,7 +37,8 @@ def traits(target: Target) -> Traits:
 def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts:
     """Write ``model`` at the target's batch; raises :class:`DeployError` where the converter lacks an operator."""
     module, args, names = lowered(model, example, target.batch, stored=False)
-    return write(module, args, names, path, integers=attached(model) is not None)
+    facts = write(module, args, names, path, integers=attached(model) is not None)
+    return {**facts, "computed": kept_as_floats(model)}
 
 
 def write(module: GraphModule, args: tuple[Tensor, ...], names: Names, path: Path, integers: bool) -> Facts:

@@ -5,8 +5,8 @@ scale per block of inputs, and kernels that multiply the codes. Its accuracy lev
 Runtime rounds the activations to 8 bits, per row and block, while it runs (0.2 to 0.7 % relative error of a layer); at
 level 0 it computes in float32 and is slower on all but the smallest layers. OpenVINO reads the same node as compressed
 weights. DequantizeLinear -> MatMul says the same in standard ONNX, but needs opset 21, and ONNX Runtime 1.31 overlooks
-it where it fuses an activation to the product first. A convolution has no such kernel: its weights are stored short,
-and computed in float32.
+it where it fuses an activation to the product first. Convolutions, and recurrent layers but for
+:mod:`.onnx_recurrent`, have no such kernel: their weights are stored short, and computed in float32.
 
 Scales that float16 holds exactly are stored in it, and a scale per output is stored once: the Cast and the Expand
 behind them, like the Mul of a convolution's weights, are computed once, when a runtime opens the file.
@@ -14,6 +14,8 @@ behind them, like the Mul of a convolution's weights, are computed once, when a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -27,7 +29,7 @@ from laconic.fake_quantize import GroupQuantize
 
 _DOMAIN, _NAME = "laconic", "FakeQuantizeGroups"
 _LEVELS = ("qmin", "qmax", "group")
-_RUNTIME_DOMAIN = "com.microsoft"
+RUNTIME_DOMAIN = "com.microsoft"
 _ACCURACY_LEVEL = 4
 _BLOCK = 32  # of an output that is one group
 _INT4_OPSET = 21
@@ -53,7 +55,7 @@ def place(graph: ir.Graph, node: ir.Node, quantizer: GroupQuantize, transposed: 
     """The same for a ``node`` that is not exported: its weight, (in, out) if ``transposed``, gets a placeholder."""
     weight = node.inputs[1]
     assert weight is not None
-    scale = _constant(graph, f"{weight.name}.groups", quantizer.scale.numpy())
+    scale = constant(graph, f"{weight.name}.groups", quantizer.scale.numpy())
     levels = {name: getattr(quantizer, name) for name in _LEVELS}
     turn = [ir.node("Transpose", [weight], attributes={"perm": [1, 0]})] if transposed else []
     rounded = ir.node(_NAME, [turn[0].outputs[0] if turn else weight, scale], attributes=levels, domain=_DOMAIN)
@@ -62,31 +64,57 @@ def place(graph: ir.Graph, node: ir.Node, quantizer: GroupQuantize, transposed: 
     node.replace_input_with(1, (back or [rounded])[0].outputs[0])
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """What a placeholder holds: ``codes`` (out, in, ...) int8 of ``bits`` bits, ``scale`` (out, groups) and the
+    weight's ``name``; ``group`` inputs share a scale, all of an output where it is 0."""
+
+    codes: Array
+    scale: Array
+    bits: int
+    group: int
+    name: str
+
+    @classmethod
+    def of(cls, node: ir.Node) -> Rounded:
+        qmin, qmax, group = (node.attributes[name].as_int() for name in _LEVELS)
+        weight, name = _weight(node)
+        scale = array(node.inputs[1])
+        inputs = weight[0].size
+        spread = np.repeat(scale, group or inputs, axis=1)[:, :inputs].reshape(weight.shape)
+        codes = np.clip(np.rint(weight / spread), qmin, qmax).astype(np.int8)
+        return cls(codes, scale, (qmax - qmin).bit_length(), group, name)
+
+
+def is_placeholder(node: ir.Node | None) -> bool:
+    return node is not None and node.domain == _DOMAIN and node.op_type == _NAME
+
+
 def store(model: ir.Model) -> list[Facts]:
     """Replace every placeholder in ``model``, in place, and say what is stored, for the facts of the file: the ``kind``
     of layer, the ``bits`` of the codes, the ``stored_bits``, the ``group`` (0: an output), how many ``layers``, and
     what they are ``computed`` in."""
-    counts: dict[tuple[str, int, int, int], int] = {}
-    for node in [node for node in model.graph if node.domain == _DOMAIN and node.op_type == _NAME]:
-        qmin, qmax, group = (node.attributes[name].as_int() for name in _LEVELS)
-        bits, products = (qmax - qmin).bit_length(), _products(node)
-        weight, name = _weight(node)
-        scale = _array(node.inputs[1])
-        inputs = weight[0].size
-        spread = np.repeat(scale, group or inputs, axis=1)[:, :inputs].reshape(weight.shape)
-        codes = np.clip(np.rint(weight / spread), qmin, qmax).astype(np.int8)
+    rows = []
+    for node in [node for node in model.graph if is_placeholder(node)]:
+        found, products = Rounded.of(node), _products(node)
         if products:
-            stored = next(width for width in (2, 4, 8) if bits <= width)
-            _as_products(model, products, codes, scale, group or _BLOCK, stored, name)
+            stored = next(width for width in (2, 4, 8) if found.bits <= width)
+            _as_products(model, products, found, stored)
         else:
-            stored = _as_float(model, node, codes, scale, name)
-        row = ("linear" if products else "other", bits, stored, group)
-        counts[row] = counts.get(row, 0) + 1
-    names = ("kind", "bits", "stored_bits", "group")
-    return [
-        {**dict(zip(names, row, strict=True)), "layers": count, "computed": _COMPUTED[row[0]]}
-        for row, count in counts.items()
-    ]
+            stored = _as_float(model, node, found)
+        kind = "linear" if products else "other"
+        rows.append({"kind": kind, "bits": found.bits, "stored_bits": stored, "group": found.group, "layers": 1})
+    return summed([{**row, "computed": _COMPUTED[str(row["kind"])]} for row in rows])
+
+
+def summed(rows: Sequence[Facts]) -> list[Facts]:
+    """Rows that differ in their number of layers alone, as one."""
+    found: dict[tuple[Any, ...], Facts] = {}
+    for row in rows:
+        key = tuple(value for name, value in row.items() if name != "layers")
+        layers = row["layers"] + (found[key]["layers"] if key in found else 0)
+        found[key] = {**row, "layers": layers}
+    return list(found.values())
 
 
 def _weight(node: ir.Node) -> tuple[Array, str]:
@@ -95,10 +123,10 @@ def _weight(node: ir.Node) -> tuple[Array, str]:
     assert source is not None
     turn = source.producer()
     if turn is None:
-        return _array(source), str(source.name)
+        return array(source), str(source.name)
     weight = turn.inputs[0]
     assert weight is not None
-    return _array(weight).T, str(weight.name)
+    return array(weight).T, str(weight.name)
 
 
 def _products(node: ir.Node) -> list[ir.Node]:
@@ -122,17 +150,15 @@ def _products(node: ir.Node) -> list[ir.Node]:
     return found
 
 
-def _as_products(
-    model: ir.Model, products: list[ir.Node], codes: Array, scale: Array, block: int, bits: int, name: str
-) -> None:
+def _as_products(model: ir.Model, products: list[ir.Node], found: Rounded, bits: int) -> None:
     """A weight, once for all products that read it, each of which becomes MatMulNBits, with its bias."""
-    graph, (n, k), half = model.graph, codes.shape, 2 ** (bits - 1)
+    graph, (n, k), half, block = model.graph, found.codes.shape, 2 ** (bits - 1), found.group or _BLOCK
     blocks = -(-k // block)
-    full = np.pad(codes.astype(np.int16) + half, ((0, 0), (0, blocks * block - k)), constant_values=half)
-    packed = _constant(graph, f"{name}.codes", _packed(full, bits).reshape(n, blocks, block * bits // 8))
-    nodes, scales = _stored_scale(graph, scale, f"{name}.scale")
-    if scale.shape[1] < blocks:  # an output is one group
-        shape = _constant(graph, f"{name}.blocks", np.array([n, blocks], np.int64))
+    full = np.pad(found.codes.astype(np.int16) + half, ((0, 0), (0, blocks * block - k)), constant_values=half)
+    packed = constant(graph, f"{found.name}.codes", _packed(full, bits).reshape(n, blocks, block * bits // 8))
+    nodes, scales = stored_scale(graph, found.scale, f"{found.name}.scale")
+    if found.scale.shape[1] < blocks:  # an output is one group
+        shape = constant(graph, f"{found.name}.blocks", np.array([n, blocks], np.int64))
         nodes.append(ir.node("Expand", [scales, shape], name=_HELPER))
         scales = nodes[-1].outputs[0]
     graph.insert_before(products[0], nodes)
@@ -145,37 +171,60 @@ def _as_products(
             if added is not None and added.const_value is not None and added.const_value.shape == (n,):
                 last, bias = uses[0].node, added
         inputs = [product.inputs[0], packed, scales, *([None, None, bias] if bias is not None else [])]
-        made = ir.node("MatMulNBits", inputs, attributes=sizes, domain=_RUNTIME_DOMAIN)
+        made = ir.node("MatMulNBits", inputs, attributes=sizes, domain=RUNTIME_DOMAIN)
         made.name = product.name
         made.metadata_props.update(product.metadata_props)
         out, old = made.outputs[0], last.outputs[0]
         out.shape, out.type, out.name = old.shape, old.type, old.name
         ir.convenience.replace_nodes_and_values(graph, last, list({product, last}), [made], [old], [out])
-    model.opset_imports[_RUNTIME_DOMAIN] = 1
+    model.opset_imports[RUNTIME_DOMAIN] = 1
 
 
-def _as_float(model: ir.Model, node: ir.Node, codes: Array, scale: Array, name: str) -> int:
+def _as_float(model: ir.Model, node: ir.Node, found: Rounded) -> int:
     """A weight that becomes float32 when the file is opened; how many bits it is stored in."""
-    graph, opset = model.graph, model.opset_imports[""]
-    fits = codes.min(initial=0) >= -8 and codes.max(initial=0) <= 7
-    short = fits and opset >= _INT4_OPSET - 1  # which differs from the one before in its types alone
-    if short:
+    codes, n = found.codes, len(found.codes)
+    rest, grouped = 0, found.scale.shape[1] > 1
+    if grouped:  # only of a matrix: the last group is filled up
+        rest = found.scale.shape[1] * found.group - codes.shape[1]
+        codes = np.pad(codes, ((0, 0), (0, rest))).reshape(n, -1, found.group)
+    scale = found.scale[..., None] if grouped else found.scale.reshape(-1, *[1] * (codes.ndim - 1))
+    nodes, widened, stored = stored_codes(model, codes, f"{found.name}.codes", ir.DataType.FLOAT)
+    more, scales = stored_scale(model.graph, scale, f"{found.name}.scale")
+    nodes += [*more, ir.node("Mul", [widened, scales], name=_HELPER)]
+    if grouped:
+        shape = constant(model.graph, f"{found.name}.shape", np.array([n, -1], np.int64))
+        nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], shape], name=_HELPER))
+    if rest:
+        ends = [
+            constant(model.graph, f"{found.name}.{end}", np.array([i], np.int64))
+            for end, i in (("first", 0), ("last", found.codes.shape[1]), ("axis", 1))
+        ]
+        nodes.append(ir.node("Slice", [nodes[-1].outputs[0], *ends], name=_HELPER))
+    model.graph.insert_before(node, nodes)
+    ir.convenience.replace_all_uses_with(node.outputs[0], nodes[-1].outputs[0])
+    return stored
+
+
+def stored_codes(model: ir.Model, codes: Array, name: str, to: ir.DataType) -> tuple[list[ir.Node], ir.Value, int]:
+    """Codes as a constant, in 4 bits where they fit, and widened ``to`` another type by a Cast: the nodes, the value
+    that they give, and the bits stored."""
+    opset = model.opset_imports[""]
+    short = codes.min(initial=0) >= -8 and codes.max(initial=0) < 8 and opset >= _INT4_OPSET - 1
+    if short:  # the newer opset differs from the one before in its types alone
         model.opset_imports[""] = max(opset, _INT4_OPSET)
-    stored = _constant(graph, f"{name}.codes", codes.astype(ml_dtypes.int4 if short else np.int8))
-    nodes, scales = _stored_scale(graph, scale.reshape(-1, *[1] * (codes.ndim - 1)), f"{name}.scale")
-    widen = ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT}, name=_HELPER)
-    weight = ir.node("Mul", [widen.outputs[0], scales], name=_HELPER)
-    graph.insert_before(node, [*nodes, widen, weight])
-    ir.convenience.replace_all_uses_with(node.outputs[0], weight.outputs[0])
-    return 4 if short else 8
+    stored = constant(model.graph, name, codes.astype(ml_dtypes.int4 if short else np.int8))
+    if not short and to == ir.DataType.INT8:
+        return [], stored, 8
+    widen = ir.node("Cast", [stored], attributes={"to": to}, name=_HELPER)
+    return [widen], widen.outputs[0], 4 if short else 8
 
 
-def _stored_scale(graph: ir.Graph, scale: Array, name: str) -> tuple[list[ir.Node], ir.Value]:
+def stored_scale(graph: ir.Graph, scale: Array, name: str) -> tuple[list[ir.Node], ir.Value]:
     """A constant of scales, in float16 and a Cast behind it where that holds them exactly."""
     half = scale.astype(np.float16)
     if not np.array_equal(half.astype(np.float32), scale):
-        return [], _constant(graph, name, scale)
-    cast = ir.node("Cast", [_constant(graph, name, half)], attributes={"to": ir.DataType.FLOAT}, name=_HELPER)
+        return [], constant(graph, name, scale)
+    cast = ir.node("Cast", [constant(graph, name, half)], attributes={"to": ir.DataType.FLOAT}, name=_HELPER)
     return [cast], cast.outputs[0]
 
 
@@ -187,15 +236,15 @@ def _packed(codes: Array, bits: int) -> Array:
     return packed
 
 
-def _array(value: ir.Value | None) -> Array:
+def array(value: ir.Value | None) -> Array:
     assert value is not None
     assert value.const_value is not None
-    array: Array = value.const_value.numpy()
-    return array
+    found: Array = value.const_value.numpy()
+    return found
 
 
-def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+def constant(graph: ir.Graph, name: str, number: Array) -> ir.Value:
+    tensor = ir.tensor(np.ascontiguousarray(number), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(number.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

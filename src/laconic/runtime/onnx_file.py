@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from laconic.core import Arrays, Facts
-from laconic.runtime import onnx_blocks, onnx_codebook
+from laconic.runtime import onnx_blocks, onnx_codebook, onnx_recurrent
 from laconic.runtime.export import frozen_weights, onnx_of, program_of
 from laconic.runtime.onnx_finish import finish
 from laconic.runtime.onnx_place import graph_of
@@ -18,10 +18,11 @@ from laconic.runtime.onnx_place import graph_of
 _PRECISION = "laconic.precision"
 
 
-def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
+def deploy(model: nn.Module, example: Arrays, path: Path, integer_lstm: bool = False) -> Facts:
     """Write ``model`` to ``path`` and say what the file holds.
 
     A model is exported with a free batch size (axis 0); one that came from an ONNX file is written back into it.
+    ``integer_lstm``: LSTMs with rounded weights become the integer one of ONNX Runtime (:mod:`.onnx_recurrent`).
     """
     with frozen_weights(model, hide=True):
         if hasattr(model, "to_onnx"):
@@ -29,7 +30,7 @@ def deploy(model: nn.Module, example: Arrays, path: Path) -> Facts:
         else:
             program, outputs = program_of(model, {name: torch.as_tensor(x[:2]) for name, x in example.items()})
             graph = onnx_of(program, list(example), outputs)
-        short = onnx_blocks.store(graph)
+        short = [*(onnx_recurrent.store(graph) if integer_lstm else []), *onnx_blocks.store(graph)]
         onnx_codebook.fold_norms(graph)
         finish(graph)
         codebooks = onnx_codebook.store(graph)

@@ -28,8 +28,12 @@ SUFFIX = ".onnx"
 DEVICES = ("cpu",)
 _PROFILED_CALLS = 40
 _KERNEL = "_kernel_time"
-_FLOAT_LAYERS = dict.fromkeys(("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"), "float32")
-_INTEGER_LAYERS = dict.fromkeys(("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"), "int8")
+_FLOAT_LAYERS = dict.fromkeys(
+    ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "LSTM", "GRU", "RNN"), "float32"
+)
+_INTEGER_LAYERS = dict.fromkeys(
+    ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLSTM"), "int8"
+)
 _INTEGER_INSIDE = frozenset({"DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})  # they take float and give float
 
 
@@ -47,7 +51,7 @@ def traits(target: Target) -> Traits:
 
 
 def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts:
-    facts = onnx_file.deploy(model, example, path)
+    facts = onnx_file.deploy(model, example, path, integer_lstm=True)
     stored = stored_bits(onnx.load(path), facts.get("codebook_bits", {}))
     return {**facts, "computed": summed(stored, _kernels(path, target))}
 

@@ -93,13 +93,15 @@ def _numbers(trials: Trials, trial: Trial, timed: Trial, scores: dict[str, float
         "unsupported": row["unsupported"],
         "layers": row["layers"],
         "operators": row["deployed"].get("operators", {}),
+        "computed": row["deployed"].get("computed", []),
     }
 
 
 def _ratio(judge: Judge, winner: Trial, timed: Trial) -> JsonObject:
     speed = timed.measurements["speedup"]
     sizes = judge.baseline.measurements["file_bytes"].value / winner.measurements["file_bytes"].value
-    return {"size": sizes, "latency": {"value": speed.value, "low": speed.low, "high": speed.high}}
+    latency = {"value": speed.value, "low": speed.low, "high": speed.high}
+    return {"size": sizes, "latency": latency, "only_stored": winner.only_stored}
 
 
 def _trial(trials: Trials, judge: Judge, trial: Trial, winner: Trial) -> JsonObject:
@@ -114,6 +116,8 @@ def _trial(trials: Trials, judge: Judge, trial: Trial, winner: Trial) -> JsonObj
         "error": trial.error,
         "seconds": trial.seconds,
         "measurements": values,
+        "computed": _row(trials, trial.key).get("deployed", {}).get("computed", []),
+        "only_stored": trial.only_stored,
     }
 
 

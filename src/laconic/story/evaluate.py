@@ -224,10 +224,14 @@ class Evaluator:
         tolerance = _TOLERANCES[_arithmetic(model)]
         if max(errors) <= tolerance:
             return max(errors)
-        where = None
         if path.suffix == ".onnx":
             where = first_difference(model, path, example, tolerance, self._open_path)
-        beginning = f"it begins at layer {where}" if where else "no single layer differs"
+            beginning = f"it begins at layer {where}" if where else "no single layer differs"
+        else:
+            beginning = (
+                f"at which layer is not known, since {self.job.target.runtime} does not show its layers' values: "
+                "deploy the recipe with --target onnxruntime, which does"
+            )
         found_error = f"relative error {max(errors):.2g}, allowed {tolerance:g}"
         raise DeployError(f"the deployed file does not agree with the model ({found_error}); {beginning}")
 

@@ -14,6 +14,7 @@ from laconic.core import JsonObject, Measurement, Recipe, Target, Trial
 from laconic.errors import TrialError
 from laconic.goal import Goal
 from laconic.ledger import Ledger
+from laconic.report.words import only_stored
 from laconic.search.policy import BudgetSpentError
 from laconic.story.evaluate import trial_key
 from laconic.story.reporter import Reporter
@@ -200,7 +201,12 @@ class Trials:
             rejected=row["rejected"] or noisy,
             error=row["error"],
             seconds=row["seconds"],
+            only_stored=self._only_stored(row),
         )
+
+    def _only_stored(self, row: JsonObject) -> bool:
+        formats = row.get("deployed", {}).get("computed", [])
+        return only_stored(formats) and row["macs"] == self.baseline_row["macs"]
 
     def _of_records(self, row: JsonObject) -> Iterator[tuple[str, Measurement]]:
         baseline, mine = self.baseline_records, unpack(row["records"])

@@ -3,18 +3,21 @@
 The noise of a layer is what its value in the package's file differs from the original's by, on real samples:
 SNR = 10 log10(sum y^2 / sum (y' - y)^2), in dB. It holds what the layers before left over. A layer's *own* noise is
 measured with all it reads replaced by the original's values: that says where noise enters.
+
+Steps that move factors or sums from a layer into its readers (Equalize, Smooth) change its values on purpose, and say
+so in their facts: the original's values are moved likewise before anything is compared with them, or reads them.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from laconic.core import Array, Arrays, JsonObject, Metric, Predictor, Split, Task
+from laconic.core import Array, Arrays, Facts, JsonObject, Metric, Predictor, Split, Task
 from laconic.data import with_reference
 from laconic.errors import TargetError
 from laconic.measure import chunks
@@ -128,7 +131,7 @@ def _classes(samples: list[JsonObject]) -> list[JsonObject]:
 
 def _noise(package: Package, split: Split) -> JsonObject:
     """SNR and own SNR of each layer that both files have in the same shape, and the names of the others."""
-    target = package.target
+    target, moves = package.target, _Moves(package.manifest.get("facts", []))
     original, compressed = (onnx.load(path) for path in (package.baseline_path, package.model_path))
     layers, unmatched = matched(original, compressed)
     with tempfile.TemporaryDirectory() as folder:
@@ -150,10 +153,11 @@ def _noise(package: Package, split: Split) -> JsonObject:
         signal, noise, own = (np.zeros(len(same)) for _ in range(3))
         for batch in batches:
             wanted, seen = run_first(batch), run_second(batch)
-            clean = {given[y.compressed]: wanted[before[y.original]] for y in same if y.compressed in given}
+            wanted = {y.compressed: moves.of(y.name, wanted[before[y.original]]) for y in same}
+            clean = {given[name]: value for name, value in wanted.items() if name in given}
             apart = run_third({**dict(zip(run_first.input_names, _in_order(batch, run_first), strict=True)), **clean})
             for i, y in enumerate(same):
-                value = wanted[before[y.original]]
+                value = wanted[y.compressed]
                 signal[i] += _energy(value)
                 noise[i] += _energy(seen[after[y.compressed]], value)
                 own[i] += _energy(apart[alone[y.compressed]], value)
@@ -169,6 +173,26 @@ def _noise(package: Package, split: Split) -> JsonObject:
         "other_shape": [y.name for y in layers if y not in same],
         "unmatched": unmatched,
     }
+
+
+class _Moves:
+    """What became of the channels of layers on purpose, in the order of the steps' facts."""
+
+    def __init__(self, facts: Sequence[Facts]) -> None:
+        self.by_layer: dict[str, list[tuple[int, Array, Array]]] = {}
+        for fact in facts:
+            for name, axis, factor, shift in fact.get("moved", []):
+                self.by_layer.setdefault(name, []).append((axis, np.array(factor), np.array(shift)))
+
+    def of(self, layer: str, value: Array) -> Array:
+        """The original's value as it is after them: x / factor - shift per channel, and where a relu let nothing
+        negative through, nothing below 0 either."""
+        moved, rectified = value, value.min() >= 0
+        for axis, factor, shift in self.by_layer.get(layer, []):
+            shape = [-1 if d == axis % value.ndim else 1 for d in range(value.ndim)]
+            moved = moved / factor.reshape(shape) - shift.reshape(shape)
+        moved = moved.astype(value.dtype)
+        return np.maximum(moved, 0) if rectified else moved
 
 
 def _batches(split: Split, session: Session) -> Iterator[Arrays]:

@@ -28,6 +28,7 @@ from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
 from laconic.steps.cluster.codebook import LARGEST, install, install_empty, open_layers
 from laconic.steps.quantize.layerwise import _rows
+from laconic.steps.quantize.observe import calibration_inputs
 from laconic.steps.settings import check_types
 
 _ITERATIONS = 25
@@ -61,7 +62,7 @@ class ProductQuantize:
 
     @torch.no_grad()
     def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
-        inputs = {name: torch.as_tensor(x) for name, x in task.calibration_batch().inputs.items()}
+        inputs = calibration_inputs(task)
         layers = open_layers(model.eval(), (*self.exclude, *context.keep), "ProductQuantize")
         graph = surgery.trace(model, {name: x[:2] for name, x in inputs.items()})
         calls = [call for call in graph.calls if call.family in ("conv", "linear") and call.module in layers]

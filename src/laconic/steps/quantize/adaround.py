@@ -58,8 +58,9 @@ class AdaRound:
             gains.append(float(after.minimum(before).sum() / before.sum().clamp_min(1e-30)))
             return torch.where(along_channels(after < before, learned), learned, nearest)
 
-        choose_codes(model, layers, task, context, choose)
-        return model, {"layers": len(layers), "error_left": sum(gains) / len(gains)}
+        left = choose_codes(model, layers, task, context, choose)
+        rest = sum(gains) / len(gains) if gains else 1.0
+        return model, {"layers": len(layers) - len(left), "left": left, "error_left": rest}
 
     def restore(self, model: Any, facts: Facts) -> Any:
         give_biases(rounding.rounded_layers(model, "AdaRound"))

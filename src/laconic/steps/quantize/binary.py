@@ -33,8 +33,8 @@ from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
 from laconic.fake_quantize import attached
+from laconic.steps.quantize.observe import calibration_inputs
 from laconic.steps.quantize.trained import (
-    calibration,
     check_data,
     check_training,
     computed_in_float,
@@ -70,9 +70,12 @@ class Binary:
         if self.activations and (hasattr(model, "to_onnx") or attached(model) is not None):
             wanted = "a torch model whose values carry no quantizers"
             raise RecipeError("Binary with activations", got=type(model).__name__, wanted=wanted)
-        inputs = calibration(task)
+        inputs = calibration_inputs(task)
         graph = surgery.trace(model.eval(), example_of(inputs))
         layers = layers_to_change(self, model, graph, context.keep, keep_ends=True)
+        if self.activations:  # a recurrent module does not call its children: what they read cannot be changed
+            called = {call.module for call in graph.calls}
+            layers = {name: layer for name, layer in layers.items() if name in called}
         relus = _relus_behind(layers, model, graph, inputs) if self.activations else {}
         facts = {"layers": list(layers), "relus": relus, **computed_in_float(1)}
         self.restore(model, facts)

@@ -36,6 +36,7 @@ from laconic.steps.quantize.links import (
     answer_to,
     divide_outputs,
     links,
+    moved,
     multiply_inputs,
     pads,
     reach_in,
@@ -79,16 +80,20 @@ class Equalize:
         channels = _observe(model, inputs, pairs)
         factors, sweeps = _equalize(model, pairs, {n: c.least_factor(self.clamped) for n, c in channels.items()})
         absorbed: dict[str, int] = {}
+        shifts: dict[str, Tensor] = {}
         if self.absorb:
             low = {name: (c.mean - 3 * c.deviation).clamp(min=0) for name, c in channels.items()}
             fixed = {name: c.share > self.clamped for name, c in channels.items()}
-            absorbed = _absorb(model, pairs, {n: c.masked_fill(fixed[n], 0) / factors[n] for n, c in low.items()})
+            shifts = {n: c.masked_fill(fixed[n], 0) / factors[n] for n, c in low.items()}
+            absorbed = _absorb(model, pairs, shifts)
+        axes = {pair.producer: 1 if "/conv" in pair.value else -1 for pair in pairs}
         return model, {
             "folded": folded,
             "pairs": [[pair.producer, pair.consumers[0], *_ends(factors[pair.producer])] for pair in pairs],
             "sweeps": sweeps,
             "absorbed": absorbed,
             "biased": [pair.consumers[0] for pair in pairs if pair.producer in absorbed],
+            "moved": [moved(n, axes[n], f, shifts[n] if n in absorbed else None) for n, f in factors.items()],
         }
 
     def restore(self, model: Any, facts: Facts) -> Any:

@@ -63,8 +63,8 @@ class GPTQ:
                 damped[names[layer]] = damping
             return codes.reshape(weight.shape)
 
-        choose_codes(model, layers, task, context, choose)
-        return model, {"layers": len(layers), "damped": damped}
+        left = choose_codes(model, layers, task, context, choose)
+        return model, {"layers": len(layers) - len(left), "left": left, "damped": damped}
 
     def restore(self, model: Any, facts: Facts) -> Any:
         give_biases(rounding.rounded_layers(model, "GPTQ"))

@@ -72,8 +72,9 @@ Choose = Callable[[surgery.Layer, Rows], Tensor]
 @torch.no_grad()
 def choose_codes(
     model: nn.Module, layers: dict[str, surgery.Layer], task: Task, context: Context, choose: Choose
-) -> None:
-    """Let ``choose`` decide the codes of every layer, in the order in which they run; in place."""
+) -> list[str]:
+    """Let ``choose`` decide the codes of every layer that is called, in the order in which they run; in place. Returns
+    the others, whose codes stay as they are: a recurrent module applies its children's weights without calling them."""
     inputs = calibration_inputs(task)
     model.eval()
     give_biases(layers)
@@ -118,6 +119,7 @@ def choose_codes(
 
     with surgery.watched(model, handler):
         surgery.call(model, inputs)
+    return [name for name in layers if name not in {key.partition("/")[0] for key in bounds}]
 
 
 def give_biases(layers: dict[str, surgery.Layer]) -> None:

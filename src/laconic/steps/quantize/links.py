@@ -189,6 +189,13 @@ def divide_outputs(module: nn.Module, factor: Tensor) -> None:
         parameter.div_(factor.reshape(-1, *[1] * (parameter.dim() - 1)))
 
 
+def moved(layer: str, axis: int, factor: Tensor, shift: Tensor | None = None) -> list[Any]:
+    """For the facts: what became of the channels that a layer gives, x / factor - shift, both (channels,) along
+    ``axis``."""
+    vectors = (factor, torch.zeros_like(factor) if shift is None else shift)
+    return [layer, axis, *([float(f"{x:.7g}") for x in vector.tolist()] for vector in vectors)]
+
+
 @torch.no_grad()
 def multiply_inputs(layer: Layer, factor: Tensor) -> None:
     """The layer reads every input channel times ``factor`` (in,)."""

@@ -32,11 +32,12 @@ _BOUNDED = frozenset({"relu", "clamp"})
 class Placement:
     """``groups`` of values that share a quantizer, with the bounds that clamps put on them; ``layers``: the layers
     that run in integers, and the value that each reads; ``fused``: for each of their calls, the value behind its
-    activation."""
+    activation; ``floats``: the calls that read quantized values and are left in float."""
 
     groups: tuple[tuple[Shared, tuple[float, float]], ...]
     layers: dict[str, str]
     fused: dict[str, str]
+    floats: tuple[str, ...] = ()
 
 
 class _Groups:
@@ -62,6 +63,7 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
     wanted: dict[str, None] = {}  # ordered
     integers: set[str] = set()  # the values that integer operators give, and what is only moved from there
     fused: dict[str, str] = {}
+    running: dict[str, str] = {}
     reads: dict[str, str] = {}
     for call in graph.calls:
         comes_as_integers = any(_through_padding(name, producer) in integers for name in call.inputs)
@@ -74,6 +76,7 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
             continue
         output = _behind_activation(call, graph, consumers)
         integers.add(output)
+        running[call.key] = output
         if weighted:
             fused[call.key] = output
             reads.setdefault(call.module, _through_padding(call.inputs[0], producer))
@@ -88,6 +91,25 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
         groups=tuple((shared, _bounds(shared.active, producer)) for shared in groups),
         layers=reads,
         fused=fused,
+        floats=_floats(graph, groups, running),
+    )
+
+
+def _floats(graph: Graph, groups: Iterable[Shared], running: dict[str, str]) -> tuple[str, ...]:
+    """The calls that read what is quantized and are computed in float all the same, and all recurrent ones; ``running``
+    are those that run in integers, with the value that each gives."""
+    quantized = {name for shared in groups for name in (*shared.active, *shared.passive)}
+    ends = set(running.values())
+    return tuple(
+        call.key
+        for call in graph.calls
+        if call.family == "recurrent"
+        or (
+            call.key not in running
+            and call.family not in _MOVES
+            and not quantized.isdisjoint(call.inputs)
+            and ends.isdisjoint(call.outputs)
+        )
     )
 
 

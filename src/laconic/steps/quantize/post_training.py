@@ -107,6 +107,7 @@ class Quantize:
             "values": [[list(shared.active), list(shared.passive)] for shared, _ in placement.groups],
             "inputs": list(inputs),
             "symmetric": context.traits.symmetric,
+            "left_in_float": list(placement.floats),
             "warnings": warnings,
         }
 

@@ -22,7 +22,7 @@ from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
 from laconic.fake_quantize import attached
-from laconic.steps.quantize.links import Link, divide_outputs, links, multiply_inputs, reach_in
+from laconic.steps.quantize.links import Link, divide_outputs, links, moved, multiply_inputs, reach_in
 from laconic.steps.quantize.observe import calibration_inputs, run_over
 from laconic.steps.settings import check_types
 
@@ -46,24 +46,35 @@ class Smooth:
             raise RecipeError("Smooth after Quantize", fix="smooth first, then quantize")
         inputs = calibration_inputs(task)
         example = {name: x[:2] for name, x in inputs.items()}
-        candidates = links(model.eval(), surgery.trace(model, example), example)
+        graph = surgery.trace(model.eval(), example)
+        candidates = links(model, graph, example)
         found = [link for link in candidates if _wanted(link, context.keep)]
         context.progress("observing channels", 0.0)
         largest = _largest(model, inputs, found)
         layers = surgery.weighted_layers(model)
-        factors = []
+        factors, moves = [], []
         for link in found:
             readers = [layers[name] for name in link.consumers]
             weight = torch.stack([reach_in(layer) for layer in readers]).amax(0)
             factor = _factor(largest[link.producer], weight, self.alpha)
             divide_outputs(model.get_submodule(link.producer), factor)
+            moves.append(moved(*_layer_of(link, graph), factor))
             for layer in readers:
                 multiply_inputs(layer, factor)
             factors.append([link.producer, list(link.consumers), float(factor.min()), float(factor.max())])
-        return model, {"smoothed": factors}
+        return model, {"smoothed": factors, "moved": moves}
 
     def restore(self, model: Any, facts: Facts) -> Any:
         return model
+
+
+def _layer_of(link: Link, graph: surgery.Graph) -> tuple[str, int]:
+    """The layer whose channels the producer gives, a batch norm being part of the layer before it; and their axis."""
+    calls = graph.producer()
+    call = calls[link.value]
+    if call.family == "batch_norm" and call.inputs[0] in calls:
+        call = calls[call.inputs[0]]
+    return call.module, -1 if call.family in ("linear", "layer_norm", "rms_norm") else 1
 
 
 def _wanted(link: Link, keep: tuple[str, ...]) -> bool:

@@ -23,8 +23,8 @@ from torch.nn.utils import parametrize
 
 from laconic import surgery
 from laconic.core import Context, Facts, Task
+from laconic.steps.quantize.observe import calibration_inputs
 from laconic.steps.quantize.trained import (
-    calibration,
     check_data,
     check_training,
     computed_in_float,
@@ -55,7 +55,7 @@ class Ternary:
 
     def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
         check_data(self, task)
-        graph = surgery.trace(model.eval(), example_of(calibration(task)))
+        graph = surgery.trace(model.eval(), example_of(calibration_inputs(task)))
         layers = layers_to_change(self, model, graph, context.keep, self.keep_ends)
         facts = {"layers": list(layers), **computed_in_float(2)}
         self.restore(model, facts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -17,7 +16,7 @@ from laconic.steps.train.fit import Schedule, fit
 
 _WEIGHT_DECAY = 1e-4
 _TEMPERATURE = 4.0
-_WEIGHTED = ("conv", "linear", "matmul")
+_WEIGHTED = ("conv", "linear", "matmul", "recurrent")
 
 
 class Trained(Protocol):
@@ -62,18 +61,23 @@ def train(step: Trained, model: nn.Module, task: Task, context: Context) -> Fact
 def layers_to_change(
     step: object, model: nn.Module, graph: surgery.Graph, keep: tuple[str, ...], keep_ends: bool
 ) -> dict[str, surgery.Layer]:
-    """The convolutions and linear layers that run, by name, without those that match ``keep`` and, with ``keep_ends``,
-    without the first and the last: the layers that read the model's inputs or give its outputs.
+    """The convolutions and linear layers that run, those in recurrent modules among them, by name, without those that
+    match ``keep`` and, with ``keep_ends``, without the first and the last: the layers (or recurrent modules) that read
+    the model's inputs or give its outputs.
 
     Raises :class:`RecipeError` where the weight of one has another form already.
     """
     called = {call.module for call in graph.calls if call.family in ("conv", "linear")}
+    recurrent = {call.module for call in graph.calls if call.family == "recurrent"}
     ends = _input_layers(graph) | surgery.output_layers(graph) if keep_ends else set()
-    chosen = {
-        name: layer
-        for name, layer in surgery.weighted_layers(model).items()
-        if name in called and name not in ends and not surgery.matches(name, keep)
-    }
+    chosen = {}
+    for name, layer in surgery.weighted_layers(model).items():
+        whole = (
+            name.rpartition(".")[0] if name not in called else name
+        )  # a recurrent module reads its children's weights
+        runs = name in called or whole in recurrent
+        if runs and whole not in ends and not surgery.matches(name, keep):
+            chosen[name] = layer
     for name, layer in chosen.items():
         if parametrize.is_parametrized(layer, "weight"):
             name_of_step = type(step).__name__
@@ -92,11 +96,6 @@ def _input_layers(graph: surgery.Graph) -> set[str]:
         elif raw.issuperset(call.inputs):
             raw.update(call.outputs)
     return found
-
-
-def calibration(task: Task) -> dict[str, Tensor]:
-    """The calibration samples as tensors."""
-    return {name: torch.as_tensor(x) for name, x in task.calibration_batch().inputs.items()}
 
 
 def example_of(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
