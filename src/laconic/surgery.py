@@ -9,6 +9,7 @@ flow included, and under ``torch.export``: what a handler does is traced with th
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import math
 from collections import Counter
@@ -22,6 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
+
+from laconic.errors import RecipeError
+
+_SUGGESTED, _ALIKE = 3, 0.5
 
 _FAMILIES: dict[str, Sequence[Callable[..., Any]]] = {
     "conv": (F.conv1d, F.conv2d, F.conv3d),
@@ -225,6 +230,15 @@ def _pads_with_number(input: Tensor, pad: Sequence[int], mode: str = "constant",
 def matches(name: str, globs: Sequence[str]) -> bool:
     """Whether a layer's name matches one of the user's globs (``features.*``); a plain prefix names a whole branch."""
     return any(fnmatch.fnmatchcase(name, glob) or name.startswith(glob + ".") for glob in globs)
+
+
+def require_matches(what: str, globs: Iterable[str], names: Sequence[str]) -> None:
+    """Refuse a glob that matches none of ``names``, and suggest the names that look like it; ``what`` says where it
+    stands. Raises :class:`RecipeError`."""
+    for glob in globs:
+        if not any(matches(name, (glob,)) for name in names):
+            near = difflib.get_close_matches(glob, names, _SUGGESTED, _ALIKE) or names
+            raise RecipeError(f"{what} names no layer", got=repr(glob), wanted=f"a glob of {', '.join(near)}")
 
 
 def set_module(model: nn.Module, name: str, module: nn.Module) -> None:

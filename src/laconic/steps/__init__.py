@@ -11,6 +11,7 @@ from laconic.steps.factorize.spatial import SpatiallySeparable
 from laconic.steps.factorize.svd import LowRank
 from laconic.steps.factorize.tucker import Tucker2
 from laconic.steps.prune.channels import PruneChannels
+from laconic.steps.prune.weights import PruneWeights
 from laconic.steps.quantize.adaround import AdaRound
 from laconic.steps.quantize.binary import Binary
 from laconic.steps.quantize.cast import Cast
@@ -31,6 +32,7 @@ STEPS: dict[str, type[Step]] = {
     "CP": CP,
     "SpatiallySeparable": SpatiallySeparable,
     "DepthwiseSeparable": DepthwiseSeparable,
+    "PruneWeights": PruneWeights,
     "FineTune": FineTune,
     "Equalize": Equalize,
     "Smooth": Smooth,
