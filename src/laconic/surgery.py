@@ -300,11 +300,11 @@ def fold_batch_norm(model: nn.Module, graph: Graph) -> list[tuple[str, str]]:
         if len(consumers[source.key]) > 1 or source.key in graph.outputs:
             continue
         layer, norm = layers[source.module], model.get_submodule(step.module)
-        if times[step.module] > 1 or times[source.module] > 1 or owners[id(layer.weight)] > 1:
+        if times[step.module] > 1 or times[source.module] > 1 or owners[id(parameter_of(layer))] > 1:
             continue
         if isinstance(layer, nn.Linear) and source.dims != 2:  # batch norm's channels are axis 1, the layer's the last
             continue
-        if parametrize.is_parametrized(layer) or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        if not _follows_gains(layer) or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
             continue
         if norm.running_mean is None:
             continue
@@ -312,6 +312,20 @@ def fold_batch_norm(model: nn.Module, graph: Graph) -> list[tuple[str, str]]:
         set_module(model, step.module, nn.Identity())
         folded.append((source.module, step.module))
     return folded
+
+
+def parameter_of(layer: Layer) -> nn.Parameter:
+    """The parameter that a layer's weight is, or that its first parametrization reads."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return cast(nn.Parameter, layer.weight)
+    return cast(nn.Parameter, layer.parametrizations["weight"].original)  # type: ignore[index, union-attr]
+
+
+def _follows_gains(layer: Layer) -> bool:
+    """Whether a factor on the channels of :func:`parameter_of` is one on the weight's: it is plain, or masked."""
+    if not parametrize.is_parametrized(layer):
+        return True
+    return all(getattr(link, "follows_gains", False) for link in layer.parametrizations["weight"])  # type: ignore[index, union-attr]
 
 
 @torch.no_grad()
@@ -323,6 +337,5 @@ def _fold(layer: Layer, norm: nn.modules.batchnorm._BatchNorm) -> None:
     if norm.affine:
         gain, shift = gain * norm.weight.double(), norm.bias.double()
     bias = torch.zeros_like(gain) if layer.bias is None else layer.bias.double()
-    weight = layer.weight.double() * gain.reshape(-1, *[1] * (layer.weight.dim() - 1))
-    layer.weight.copy_(weight)
+    parameter_of(layer).mul_(gain.reshape(-1, *[1] * (layer.weight.dim() - 1)))
     layer.bias = nn.Parameter(((bias - norm.running_mean.double()) * gain + shift).to(layer.weight.dtype))

@@ -82,6 +82,31 @@ CASES = {
             {"layers": {"conv": 1.5}},
             {"layers": {"conv": "half"}},
             {"layers": ["conv"]},
+            {"criterion": "movement"},
+            {"scope": "block"},
+            {"recovery": "lasso"},
+        ),
+    ),
+    "PruneWeights": Case(
+        working={"density": 0.25, "criterion": "woodfisher", "update": "obs"},
+        other={"granularity": "2:4", "criterion": "l1"},
+        zero={"density": 1.0},
+        bad=(
+            {"density": 0},
+            {"density": 1.5},
+            {"density": True},
+            {"layers": {"conv": 0.0}},
+            {"granularity": "row"},
+            {"granularity": "0x4"},
+            {"granularity": "4:4"},
+            {"granularity": "2:4", "density": 0.25},
+            {"granularity": "2:4", "scope": "global"},
+            {"granularity": "2:4", "layers": {"conv": 0.25}},
+            {"criterion": "bn_scale"},
+            {"criterion": "apoz"},
+            {"criterion": "geometric_median"},
+            {"update": "adam"},
+            {"exclude": "conv"},
         ),
     ),
     "FineTune": Case(
@@ -177,7 +202,7 @@ CASES = {
 }
 
 
-FORMS = ("Quantize", "QuantizeWeights", "Ternary", "Binary", "Cluster", "ProductQuantize")
+FORMS = ("PruneWeights", "Quantize", "QuantizeWeights", "Ternary", "Binary", "Cluster", "ProductQuantize")
 """Steps that give weights another form: such a weight is neither pruned nor given a second form."""
 
 

@@ -21,7 +21,6 @@ from laconic import surgery
 from laconic.core import Batch, Context, Task
 from laconic.errors import DataError, TrialError
 from laconic.steps.prune.cut import matrix_of
-from laconic.steps.prune.mask import parameter_of
 from laconic.steps.quantize.layerwise import _groups, _rows
 from laconic.steps.quantize.observe import calibration_inputs
 
@@ -85,7 +84,7 @@ def _gradients(
     model: nn.Module, layers: Mapping[str, surgery.Layer], task: Task, context: Context
 ) -> dict[str, Tensor]:
     loss = sample_loss(task, context)
-    parameters = {name: parameter_of(layer) for name, layer in layers.items()}
+    parameters = {name: surgery.parameter_of(layer) for name, layer in layers.items()}
     count = min(SAMPLES, len(calibration_inputs(task)[next(iter(task.calibration_batch().inputs))]))
     found = {name: torch.empty(count, *matrix_of(p).shape) for name, p in parameters.items()}
     wanted = [(p, p.requires_grad) for p in parameters.values()]

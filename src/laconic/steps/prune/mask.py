@@ -6,8 +6,6 @@ among the values of both. Training goes through: W = M * V, and the gradient of 
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -19,6 +17,7 @@ class Masked(nn.Module):
     """The parametrization: ``mask`` is one bool per weight, true where it stays."""
 
     mask: Tensor
+    follows_gains = True
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
@@ -40,11 +39,11 @@ def mask_of(layer: nn.Module) -> Masked | None:
     return next((link for link in chain if isinstance(link, Masked)), None)
 
 
-def parameter_of(layer: surgery.Layer) -> nn.Parameter:
-    """The numbers behind a weight that is plain or masked."""
-    if mask_of(layer) is None:
-        return cast(nn.Parameter, layer.weight)
-    return cast(nn.Parameter, layer.parametrizations["weight"].original)  # type: ignore[index, union-attr]
+def only_masked(layer: nn.Module) -> bool:
+    """Whether a layer's weight is plain, or masked and nothing else."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return True
+    return all(isinstance(link, Masked) for link in layer.parametrizations["weight"])  # type: ignore[index, union-attr]
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from laconic.steps.prune.cut import Cut
 DAMPING = 0.01
 _COLUMNS = 128
 _NUMBERS = 2**25
-_MOST_GREEDY = 2**30  # rows x inputs^3
+_MOST_GREEDY = 2**28  # rows x inputs^3
 _MOST_SOLVED = 2**34
 
 

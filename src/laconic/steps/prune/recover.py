@@ -29,7 +29,6 @@ from laconic.core import Context, Facts, Task
 from laconic.errors import TrialError
 from laconic.steps.prune.cut import matrix_of
 from laconic.steps.prune.evidence import calls_layer, drawn_places
-from laconic.steps.prune.mask import parameter_of
 from laconic.steps.quantize.layerwise import _rows
 from laconic.steps.quantize.observe import calibration_inputs
 
@@ -63,7 +62,7 @@ class Rows:
 
     def regressed(self) -> Tensor:
         """W': (out, inputs)."""
-        weight = matrix_of(parameter_of(self.layer).detach())
+        weight = matrix_of(surgery.parameter_of(self.layer).detach())
         missing = (self.wanted - self.outputs(weight)).double()  # r gc
         x = self._centred()
         if self.layer.bias is not None:
@@ -87,7 +86,7 @@ Revise = Callable[[str, surgery.Layer, Rows], None]
 def least_squares(name: str, layer: surgery.Layer, rows: Rows) -> None:
     """Write W' into the layer."""
     weight = rows.regressed()
-    parameter_of(layer).copy_(weight.reshape(layer.weight.shape))
+    surgery.parameter_of(layer).copy_(weight.reshape(layer.weight.shape))
     rows.correct_bias(weight)
 
 

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from laconic import surgery
 from laconic.core import Context, Facts, Task
@@ -27,7 +26,7 @@ from laconic.steps.prune import obs
 from laconic.steps.prune.criteria import CRITERIA, Part
 from laconic.steps.prune.cut import Cut, Granularity, matrix_of
 from laconic.steps.prune.evidence import gather, numbers_of, portions
-from laconic.steps.prune.mask import install, mask_of, parameter_of
+from laconic.steps.prune.mask import install, mask_of, only_masked
 from laconic.steps.prune.recover import Rows, follow
 from laconic.steps.settings import check_types
 
@@ -109,12 +108,10 @@ class PruneWeights:
         for name, layer in layers.items():
             if surgery.matches(name, (*self.exclude, *context.keep)):
                 continue
-            if parametrize.is_parametrized(layer, "weight"):
-                chain = layer.parametrizations["weight"]  # type: ignore[index]
-                if mask_of(layer) is None or len(chain) > 1:  # type: ignore[arg-type]
-                    fix = "put PruneWeights before that step"
-                    raise RecipeError(f"PruneWeights of {name}, whose weight has another form already", fix=fix)
-            if owners[id(parameter_of(layer))] > 1:
+            if not only_masked(layer):
+                fix = "put PruneWeights before that step"
+                raise RecipeError(f"PruneWeights of {name}, whose weight has another form already", fix=fix)
+            if owners[id(surgery.parameter_of(layer))] > 1:
                 left_whole[name] = "its weight is another layer's too"
             else:
                 found[name] = layer
@@ -168,7 +165,7 @@ class PruneWeights:
                 mask = matrix_of(carried.mask)
             weight = obs.compensated(weight, moments, mask)
             install(layer, mask.reshape(layer.weight.shape))
-            parameter_of(layer).copy_(weight.reshape(layer.weight.shape))
+            surgery.parameter_of(layer).copy_(weight.reshape(layer.weight.shape))
             rows.correct_bias(weight)
 
         return follow(original, model, {name: revise for name in cuts}, {}, task, context)
