@@ -87,6 +87,24 @@ CASES = {
             {"recovery": "lasso"},
         ),
     ),
+    "PruneHeads": Case(
+        working={"ratio": 0.5},
+        other={"ratio": 0.5, "criterion": "obs"},
+        zero={"ratio": 0.0},
+        bad=(
+            {"ratio": 1.0},
+            {"ratio": -0.1},
+            {"layers": {"attn": 1}},
+            {"criterion": "apoz"},
+            {"recovery": "batch_norm"},
+        ),
+    ),
+    "PruneBlocks": Case(
+        working={"ratio": 0.5},
+        other={"blocks": ["blocks.0"]},
+        zero={"ratio": 0.0},
+        bad=({"ratio": 1.0}, {"ratio": "half"}, {"blocks": "blocks.0"}, {"blocks": [0]}),
+    ),
     "PruneWeights": Case(
         working={"density": 0.25, "criterion": "woodfisher", "update": "obs"},
         other={"granularity": "2:4", "criterion": "l1"},
@@ -384,7 +402,7 @@ def test_outputs_keep_their_form(step: str, name: str) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_it_does_something(step: str) -> None:
-    check_does_something(working(step), "residual")
+    check_does_something(working(step), "attention" if step == "PruneHeads" else "residual")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -431,6 +449,10 @@ def test_steps_compose_or_say_that_they_do_not(pair: tuple[str, str]) -> None:
     except RecipeError:
         assert pair[0] in FORMS or case_of(pair[0]).before
         assert pair[1] in (*FORMS, *FACTORS, "PruneChannels", "Equalize", "Smooth") or case_of(pair[1]).before
+        assert (
+            pair[1] in (*FORMS, "PruneChannels", "PruneHeads", "PruneBlocks", "Equalize", "Smooth")
+            or case_of(pair[1]).before
+        )
 
 
 # ------------------------------------------------------------------------------------------- every check, a broken step

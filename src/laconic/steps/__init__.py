@@ -10,7 +10,9 @@ from laconic.steps.factorize.separable import DepthwiseSeparable
 from laconic.steps.factorize.spatial import SpatiallySeparable
 from laconic.steps.factorize.svd import LowRank
 from laconic.steps.factorize.tucker import Tucker2
+from laconic.steps.prune.blocks import PruneBlocks
 from laconic.steps.prune.channels import PruneChannels
+from laconic.steps.prune.heads import PruneHeads
 from laconic.steps.prune.weights import PruneWeights
 from laconic.steps.quantize.adaround import AdaRound
 from laconic.steps.quantize.binary import Binary
@@ -32,6 +34,8 @@ STEPS: dict[str, type[Step]] = {
     "CP": CP,
     "SpatiallySeparable": SpatiallySeparable,
     "DepthwiseSeparable": DepthwiseSeparable,
+    "PruneHeads": PruneHeads,
+    "PruneBlocks": PruneBlocks,
     "PruneWeights": PruneWeights,
     "FineTune": FineTune,
     "Equalize": Equalize,

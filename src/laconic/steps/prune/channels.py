@@ -21,7 +21,7 @@ from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError, TrialError
 from laconic.fake_quantize import attached
-from laconic.steps.prune.groups import ChannelGroup, Coupling, coupling, group_of, pruned
+from laconic.steps.prune.groups import Coupling, coupling, group_of, pruned
 from laconic.steps.prune.recover import follow, least_squares
 from laconic.steps.prune.scores import channel_scores
 from laconic.steps.settings import check_types
@@ -147,9 +147,7 @@ def _check_names(names: Mapping[str, float], coupled: Coupling) -> None:
         wanted, why = ", ".join(group.name for group in coupled.groups), coupled.left_whole
         leader = next((group.name for group in coupled.groups if name in group.layers), None)
         reason = f"its channels go with those of {leader}" if leader else why.get(name, why.get(""))
-        raise RecipeError(
-            "PruneChannels of a layer that leads no group", got=name, wanted=wanted or "none", fix=reason
-        )
+        raise RecipeError("PruneChannels of a layer that leads no group", got=name, wanted=wanted or "none", fix=reason)
 
 
 def _kept(model: nn.Module, graph: Any, name: str, remove: Sequence[int]) -> dict[str, Tensor]:

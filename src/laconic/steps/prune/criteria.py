@@ -4,20 +4,20 @@ A criterion is given the parts of each unit: of one layer, or, where units are c
 It answers with one score per unit; the lowest go first.
 
     l1, l2            sum |w|, sum w^2 (Han et al. 2015, arXiv 1506.02626; Li et al. 2016, arXiv 1608.08710)
-    lamp              w_u^2 / sum of w_v^2 over v with w_v^2 >= w_u^2 in the layer (Lee et al. 2020, arXiv 2010.07611, eq. 4)
+    lamp              w_u^2 over the sum of w_v^2 >= w_u^2 in the layer (Lee et al. 2020, arXiv 2010.07611, eq. 4)
     bn_scale          |gamma| of the batch norms (Liu et al. 2017, arXiv 1708.06519)
     geometric_median  sum over the layer's other filters of |w_u - w_v| (He et al. 2018, arXiv 1811.00250, eq. 8)
     apoz              1 - share of zeros in the activation (Hu et al. 2016, arXiv 1607.03250)
     taylor, taylor_abs  E (sum g w)^2, E |sum g w| over samples (Molchanov et al. 2019, arXiv 1906.10771, eq. 8; 2016,
                       arXiv 1611.06440, eq. 7)
     obd               sum h w^2 / 2, h = E g^2, the Fisher diagonal (LeCun et al. 1989)
-    obs               what its removal adds to the layer's output error once the others have made up for it (:mod:`.obs`)
-    woodfisher        w' ([F^-1]_uu)^-1 w / 2 with F = lambda + E g g' (Singh and Alistarh 2020, arXiv 2004.14340, eq. 11)
+    obs               what its removal adds to the layer's output error when the others make up for it (:mod:`.obs`)
+    woodfisher        w' ([F^-1]_uu)^-1 w / 2, F = lambda + E g g' (Singh and Alistarh 2020, arXiv 2004.14340, eq. 11)
     random            the control
 
-A channel that is taken away is, for those who read it, zero. So the criteria that know of a loss or of inputs look at the
-weights that read it, together: sum g w over them is what the channel gives times its gradient. Magnitude looks at the
-weights on both sides (DepGraph, Fang et al. 2023, arXiv 2301.12900, eq. 4).
+A channel that is taken away is, for those who read it, zero. So the criteria that know of a loss or of inputs look at
+the weights that read it, together: sum g w over them is what the channel gives times its gradient. Magnitude looks at
+the weights on both sides (DepGraph, Fang et al. 2023, arXiv 2301.12900, eq. 4).
 
 WoodFisher deviates in its blocks: the paper cuts a layer's Fisher matrix into blocks of a few dozen weights and inverts
 each by a recursion over samples; with n samples, G (n, weights) and K = n lambda + G G', the inverse of the whole

@@ -1,7 +1,7 @@
 """Units: what is kept or taken away together, whatever the granularity.
 
-A weight is a matrix (out, inputs), inputs = in / groups times the kernel's places. A cut takes rows and columns of it in
-some order, r rows and c columns at a time; each r x c piece is a unit. A single weight is 1 x 1, a kernel 1 x (its
+A weight is a matrix (out, inputs), inputs = in / groups times the kernel's places. A cut takes rows and columns of it
+in some order, r rows and c columns at a time; each r x c piece is a unit. A single weight is 1 x 1, a kernel 1 x (its
 places), a channel that a layer reads (all rows) x (its columns).
 """
 

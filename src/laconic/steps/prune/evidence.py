@@ -2,14 +2,13 @@
 
 Gradients are taken sample by sample, of the task's loss where there are labels. Without them the label is drawn from
 what the original model says, sample by sample: the mean of the squares is then the Fisher information, the curvature of
-the divergence from the original (Martens 2014, arXiv 1412.1193, section 9). The gradient of that divergence itself is of
-no use: it is zero at the original. Batch norms use their running statistics.
+the divergence from the original (Martens 2014, arXiv 1412.1193, section 9). The gradient of that divergence itself is
+of no use: it is zero at the original. Batch norms use their running statistics.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,9 +166,3 @@ def drawn_places(layer: surgery.Layer, result: Tensor, generator: torch.Generato
     inputs_each = layer.weight[0].numel() * _groups(layer)
     most = max(2**11, min(_MOST_ROWS, _ROW_NUMBERS // inputs_each))
     return torch.randperm(result.numel() // result.shape[axis], generator=generator)[:most].sort().values
-
-
-def numbers_of(model: nn.Module, names: Iterable[str]) -> dict[str, int]:
-    """How many weights each layer has."""
-    layers = surgery.weighted_layers(model)
-    return {name: math.prod(layers[name].weight.shape) for name in names}

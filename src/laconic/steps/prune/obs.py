@@ -6,9 +6,9 @@ H = 2 M, M = E[x x']. Taking the weights P of a row w away costs (eq. 3 and sect
 
     w_P' ([M^-1]_PP)^-1 w_P,    for a single weight w_q^2 / [M^-1]_qq,
 
-and the best that the others S can do is M_SS^-1 (M w)_S. :func:`greedy` takes one weight after the other from each row
-and then, of all rows' traces, the cheapest (algorithms 1 and 2); :func:`sweep` goes through the columns once (SparseGPT,
-Frantar and Alistarh 2023, arXiv 2301.00774, algorithm 1), for layers where greedy would take too long.
+and the best that the others S can do is M_SS^-1 (M w)_S. :func:`greedy` takes one weight after the other from each
+row and then, of all rows' traces, the cheapest (algorithms 1 and 2); :func:`sweep` goes through the columns once, for
+layers where greedy would take too long (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, algorithm 1).
 
 1 % of M's mean diagonal is added to it (:func:`damped`).
 """

@@ -1,4 +1,4 @@
-"""How much each channel of a coupled group is worth, by any criterion: who gives the channel, who reads it, its norms."""
+"""What each channel of a coupled group is worth by any criterion: who gives it, who reads it, and its norms."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from laconic.errors import RecipeError
 from laconic.steps.prune import obs
 from laconic.steps.prune.criteria import CRITERIA, Part
 from laconic.steps.prune.cut import Cut, Granularity, matrix_of
-from laconic.steps.prune.evidence import gather, numbers_of, portions
+from laconic.steps.prune.evidence import gather, portions
 from laconic.steps.prune.mask import install, mask_of, only_masked
 from laconic.steps.prune.recover import Rows, follow
 from laconic.steps.settings import check_types
@@ -133,9 +133,9 @@ class PruneWeights:
 
     def _scores(self, model: nn.Module, cuts: Mapping[str, Cut], task: Task, context: Context) -> dict[str, Tensor]:
         criterion = CRITERIA[self.criterion]
-        generator = torch.Generator().manual_seed(context.seed)
+        generator, layers = torch.Generator().manual_seed(context.seed), surgery.weighted_layers(model)
         found = {}
-        for names in portions(numbers_of(model, cuts), criterion.needs):
+        for names in portions({name: layers[name].weight.numel() for name in cuts}, criterion.needs):
             for name, evidence in gather(model, names, criterion.needs, task, context).items():
                 part = Part(evidence, cuts[name])
                 scores = criterion.score([part], generator).double()
@@ -168,7 +168,7 @@ class PruneWeights:
             surgery.parameter_of(layer).copy_(weight.reshape(layer.weight.shape))
             rows.correct_bias(weight)
 
-        return follow(original, model, {name: revise for name in cuts}, {}, task, context)
+        return follow(original, model, dict.fromkeys(cuts, revise), {}, task, context)
 
 
 def _units(cut: Cut) -> int:
@@ -198,4 +198,3 @@ def _shared_out(
     staying = sizes[best].cumsum(0) <= round(density * int(sizes.sum()))
     counts = torch.bincount(whose[best[staying]], minlength=len(names))
     return {name: max(1, int(count)) for name, count in zip(names, counts, strict=True)}
-
