@@ -453,6 +453,8 @@ def test_steps_compose_or_say_that_they_do_not(pair: tuple[str, str]) -> None:
             pair[1] in (*FORMS, "PruneChannels", "PruneHeads", "PruneBlocks", "Equalize", "Smooth")
             or case_of(pair[1]).before
         )
+        needs_plain = (*FORMS, "PruneChannels", "PruneHeads", "PruneBlocks", "Equalize", "Smooth")
+        assert pair[1] in needs_plain or case_of(pair[1]).before
 
 
 # ------------------------------------------------------------------------------------------- every check, a broken step

@@ -226,7 +226,7 @@ def test_the_file_holds_the_zeros_and_agrees(steps: tuple[Step, ...], error: flo
 
 @pytest.mark.parametrize("other", [Quantize(), Cluster(bits=2), QuantizeWeights()])
 def test_behind_another_form_it_is_refused(other: Step) -> None:
-    with pytest.raises(RecipeError, match="PruneWeights of .*, whose weight has another form already; put PruneW"):
+    with pytest.raises(RecipeError, match=r"PruneWeights of .*, whose weight has another form already; put PruneW"):
         apply(network("plain"), other, PruneWeights())
     with pytest.raises(RecipeError, match="PruneChannels of conv1, whose weight has another form already"):
         apply(network("plain"), PruneWeights(), PruneChannels(0.5))

@@ -1,8 +1,8 @@
 """Removing whole residual blocks: the network becomes shallower.
 
 A block that adds something to what it reads, and gives a tensor of that shape, may be left out (Veit, Wilber and
-Belongie 2016, arXiv 1605.06431). The block whose absence changes the network's output least on calibration samples, E|y' - y|^2 / E|y|^2, goes first; then the next, of
-the network without it.
+Belongie 2016, arXiv 1605.06431). The block whose absence changes the network's output least on calibration samples,
+E|y' - y|^2 / E|y|^2, goes first; then the next, of the network without it.
 """
 
 from __future__ import annotations
