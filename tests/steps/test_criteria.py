@@ -267,6 +267,6 @@ def test_a_layer_that_is_never_called_has_no_inputs() -> None:
 
 
 def test_portions_fit_the_memory() -> None:
-    numbers = {name: 2**20 for name in "abcde"}
+    numbers = dict.fromkeys("abcde", 2**20)
     assert list(portions(numbers, frozenset({"gradients"}))) == [["a", "b"], ["c", "d"], ["e"]]
     assert list(portions(numbers, frozenset({"moments"}))) == [list("abcde")]

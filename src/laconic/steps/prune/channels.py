@@ -30,7 +30,7 @@ ChannelCriterion = Literal[
     *("l1", "l2", "lamp", "bn_scale", "geometric_median", "apoz", "taylor", "taylor_abs", "obd", "obs"),
     *("woodfisher", "random"),
 ]
-_SAID_NOTHING = "{} says nothing of it: no batch norm, or no layer reads it"
+_NOTHING = "no batch norm, or no layer that reads the channels"
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class PruneChannels:
         batch = task.train.read([0, 1])
         example = {name: torch.as_tensor(x) for name, x in batch.inputs.items()}
         touched = None if self.ratio else [name for name, ratio in self.layers.items() if ratio]
-        coupled = coupling(model.eval(), example, context.keep, touched)
+        shapes = _output_shapes(model.eval(), example)
+        coupled = coupling(model, example, context.keep, touched)
         _check_names(self.layers, coupled)
-        shapes = _output_shapes(model, example)
         original = None if self.recovery == "none" else copy.deepcopy(model)
         removed, silent = self._chosen(model, coupled, task, context)
         kept: dict[str, Tensor] = {}
@@ -73,6 +73,8 @@ class PruneChannels:
             pruned(model, coupled.graph, name, indices)
         try:
             after = _output_shapes(model, example)
+        except TrialError:
+            raise
         except Exception as error:  # whatever a network does whose sizes no longer fit
             raise TrialError(f"the pruned model does not run: {type(error).__name__}: {error}") from error
         if after != shapes:
@@ -99,9 +101,9 @@ class PruneChannels:
         """The channels to remove by group, and the groups of which the criterion says nothing."""
         asked = [group for group in coupled.groups if self.layers.get(group.name, self.ratio)]
         scores = channel_scores(model, coupled.graph, asked, self.criterion, task, context)
-        silent = {g.name: _SAID_NOTHING.format(self.criterion) for g in asked if g.name not in scores}
+        silent = {g.name: f"{self.criterion} says nothing of it: {_NOTHING}" for g in asked if g.name not in scores}
         if asked and not scores:
-            raise RecipeError(f"PruneChannels by {self.criterion}", got=silent[asked[0].name], fix="choose another")
+            raise RecipeError(f"PruneChannels by {self.criterion}", got=_NOTHING, fix="choose another criterion")
         ratios = {name: self.layers.get(name, self.ratio) for name in scores}
         if self.scope == "global":
             ratios |= _shared_out({n: s for n, s in scores.items() if n not in self.layers}, self.ratio)
@@ -165,7 +167,11 @@ def _kept(model: nn.Module, graph: Any, name: str, remove: Sequence[int]) -> dic
 
 @torch.no_grad()
 def _output_shapes(model: nn.Module, example: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: y.shape for name, y in surgery.call(model, example).items()}
+    outputs = surgery.call(model, example)
+    for name, y in outputs.items():
+        if not bool(torch.isfinite(y).all()):
+            raise TrialError(f"values of {name} that are not finite")
+    return {name: y.shape for name, y in outputs.items()}
 
 
 def _shapes(example: Mapping[str, Tensor]) -> dict[str, list[int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,13 +72,14 @@ def coupling(
         found = list(graph.get_all_groups(root_module_types=list(_root_types())))
     except Exception as error:  # it raises whatever its tracing runs into
         return Coupling((), {"": f"torch-pruning cannot trace the model: {type(error).__name__}: {error}"}, None)
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     groups = []
     for group in found:
         layers = tuple(names[m] for m in _giving(group) if m in names)
         if not layers:
             continue
         first = min(layers, key=list(names.values()).index)
-        reason = _reason_to_leave(group, layers, outputs, keep, names)
+        reason = _reason_to_leave(group, layers, outputs, keep, names) or _shared(group, names, owners)
         if reason:
             left_whole[first] = reason
         else:
@@ -190,6 +192,14 @@ def _readers(group: Any, names: Mapping[nn.Module, str]) -> dict[str, float]:
             width = module.in_features if isinstance(module, nn.Linear) else module.in_channels
             shares[names[module]] = shares.get(names[module], 0.0) + len(item.idxs) / width
     return shares
+
+
+def _shared(group: Any, names: Mapping[nn.Module, str], owners: Counter[int]) -> str | None:
+    for item in group:
+        module = item.dep.target.module
+        if module in names and owners[id(module.weight)] > 1:
+            return f"the weight of {names[module]} is another layer's too"
+    return None
 
 
 def _reason_to_leave(
