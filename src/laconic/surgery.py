@@ -325,7 +325,7 @@ def _follows_gains(layer: Layer) -> bool:
     """Whether a factor on the channels of :func:`parameter_of` is one on the weight's: it is plain, or masked."""
     if not parametrize.is_parametrized(layer):
         return True
-    return all(getattr(link, "follows_gains", False) for link in layer.parametrizations["weight"])  # type: ignore[index, union-attr]
+    return all(getattr(link, "follows_gains", False) for link in layer.parametrizations["weight"])  # type: ignore[index]
 
 
 @torch.no_grad()

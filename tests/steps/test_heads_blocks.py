@@ -134,7 +134,7 @@ def test_recovery_comes_nearer_to_the_whole_network() -> None:
 def test_one_head_stays_and_names_are_checked() -> None:
     changed, _ = apply(network("attention"), PruneHeads(0.9))
     assert [module.get_submodule("qkv").out_features for module in (changed.first, changed.second)] == [9, 9]
-    kept, (facts,) = apply(network("attention"), PruneHeads(0.5), keep=("second.*", "second"))
+    _, (facts,) = apply(network("attention"), PruneHeads(0.5), keep=("second.*", "second"))
     assert list(facts["removed"]) == ["first"]
     with pytest.raises(RecipeError, match="layers of PruneHeads names no layer: got 'frist', wanted a glob of first"):
         apply(network("attention"), PruneHeads(layers={"frist": 0.5}))

@@ -241,7 +241,7 @@ def test_units_are_cut_and_spread() -> None:
         units = cut(matrix)
         assert units.numel() == matrix.numel()
         numbers = torch.arange(len(units)).float() + 1
-        spread = cut.spread(numbers, tuple(matrix.shape))  # type: ignore[arg-type]
+        spread = cut.spread(numbers, matrix.shape)
         assert torch.equal(cut(spread), numbers[:, None].expand_as(units))
         assert math.isclose(float(cut(matrix * spread).sum()), float((units * numbers[:, None]).sum()), rel_tol=1e-4)
 

@@ -1,4 +1,4 @@
-"""What is left learns what the whole network gave: exactly where that is possible, and better than without elsewhere."""
+"""What is left learns what the whole network gave: exactly where it can, and to some use elsewhere."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ def test_shared_weights_and_coupled_layers_are_said() -> None:
     shapes = {name: tuple(layer.weight.shape) for name, layer in surgery.weighted_layers(changed).items()}
     assert shapes["0"] == shapes["2"] == (6, 6)
     assert all("is another layer's too" in facts["left_whole"][name] for name in ("0", "2"))
+    both = {"stem.0": 0.5, "blocks.0.conv2": 0.25}
     with pytest.raises(RecipeError, match=r"got blocks\.0\.conv2, .*; its channels go with those of stem\.0"):
-        both = {"stem.0": 0.5, "blocks.0.conv2": 0.25}
         apply(network("residual"), PruneChannels(layers=both), task=task_for("residual"))
 
 

@@ -123,7 +123,7 @@ class OpenAttention(nn.Module):
         """Whether this module can stand in for ``module``."""
         return (
             isinstance(module, nn.MultiheadAttention)
-            and module.in_proj_weight is not None
+            and module._qkv_same_embed_dim
             and module.bias_k is None
             and not module.add_zero_attn
         )

@@ -27,8 +27,18 @@ from laconic.steps.prune.scores import channel_scores
 from laconic.steps.settings import check_types
 
 ChannelCriterion = Literal[
-    *("l1", "l2", "lamp", "bn_scale", "geometric_median", "apoz", "taylor", "taylor_abs", "obd", "obs"),
-    *("woodfisher", "random"),
+    "l1",
+    "l2",
+    "lamp",
+    "bn_scale",
+    "geometric_median",
+    "apoz",
+    "taylor",
+    "taylor_abs",
+    "obd",
+    "obs",
+    "woodfisher",
+    "random",
 ]
 _NOTHING = "no batch norm, or no layer that reads the channels"
 

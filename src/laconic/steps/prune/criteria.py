@@ -150,7 +150,7 @@ def woodfisher(parts: Sequence[Part], generator: torch.Generator) -> Tensor:
     moved = torch.einsum("nus,us->un", gradients, weight)
     inverse = torch.linalg.inv(kernel)
     found = []
-    for some in torch.arange(units).split(max(1, _NUMBERS // (n * size))):
+    for some in torch.split(torch.arange(units), max(1, _NUMBERS // (n * size))):
         g, u = gradients[:, some].transpose(0, 1), moved[some]  # u n s
         if size <= n:  # ([F^-1]_uu)^-1 = lambda (1 - G_u' K^-1 G_u)^-1
             left = torch.eye(size, dtype=torch.float64) - g.transpose(1, 2) @ inverse @ g

@@ -37,7 +37,7 @@ class Cut:
         blocks = taken.reshape(*lead, high, self.height, wide, self.width).transpose(-3, -2)
         return blocks.reshape(*lead, high * wide, self.height * self.width)
 
-    def spread(self, units: Tensor, shape: tuple[int, int]) -> Tensor:
+    def spread(self, units: Tensor, shape: torch.Size) -> Tensor:
         """One value per unit -> one per weight, (out, inputs); what is in no unit is true (or one)."""
         pieces = units.reshape(self.shape).repeat_interleave(self.height, 0).repeat_interleave(self.width, 1)
         whole = torch.ones(shape, dtype=units.dtype)

@@ -25,7 +25,8 @@ from laconic.steps.quantize.observe import calibration_inputs
 
 SAMPLES = 64
 """Gradients are those of at most so many samples."""
-_NUMBERS = 2**27
+_LEAST_SAMPLES = 8
+_NUMBERS = 2**27  # in the gradients of a portion: 512 MiB; a larger layer gets fewer samples
 _MOST_ROWS = 2**13
 _ROW_NUMBERS = 2**25
 
@@ -84,7 +85,9 @@ def _gradients(
 ) -> dict[str, Tensor]:
     loss = sample_loss(task, context)
     parameters = {name: surgery.parameter_of(layer) for name, layer in layers.items()}
-    count = min(SAMPLES, len(calibration_inputs(task)[next(iter(task.calibration_batch().inputs))]))
+    numbers = sum(p.numel() for p in parameters.values())
+    samples = len(next(iter(calibration_inputs(task).values())))
+    count = min(SAMPLES, samples, max(_LEAST_SAMPLES, 2 * _NUMBERS // numbers))
     found = {name: torch.empty(count, *matrix_of(p).shape) for name, p in parameters.items()}
     wanted = [(p, p.requires_grad) for p in parameters.values()]
     try:
@@ -93,7 +96,7 @@ def _gradients(
         for i in range(count):
             with torch.enable_grad():
                 value = loss(model, task.train.read([i]))
-                each = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+                each: Sequence[Tensor | None] = torch.autograd.grad(value, [*parameters.values()], allow_unused=True)
             for name, gradient in zip(parameters, each, strict=True):
                 found[name][i] = 0.0 if gradient is None else matrix_of(gradient)
             context.progress("gradients", (i + 1) / count)

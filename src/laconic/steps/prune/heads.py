@@ -128,7 +128,7 @@ def _opened(model: nn.Module, example: Mapping[str, Tensor]) -> list[str]:
     for name, module in list(model.named_modules()):
         if not OpenAttention.takes(module):
             continue
-        surgery.set_module(model, name, OpenAttention(module))  # type: ignore[arg-type]
+        surgery.set_module(model, name, OpenAttention(module))
         if _agrees(model, example, wanted):
             opened.append(name)
         else:

@@ -43,7 +43,7 @@ def only_masked(layer: nn.Module) -> bool:
     """Whether a layer's weight is plain, or masked and nothing else."""
     if not parametrize.is_parametrized(layer, "weight"):
         return True
-    return all(isinstance(link, Masked) for link in layer.parametrizations["weight"])  # type: ignore[index, union-attr]
+    return all(isinstance(link, Masked) for link in layer.parametrizations["weight"])  # type: ignore[index]
 
 
 @torch.no_grad()

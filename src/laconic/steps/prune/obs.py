@@ -88,7 +88,7 @@ def solved(weight: Tensor, matrix: Tensor, mask: Tensor) -> Tensor:
     eye = torch.eye(len(matrix), dtype=matrix.dtype)
     some = max(1, _NUMBERS // matrix.numel())
     found = []
-    for keep, right in zip(mask.split(some), wanted.split(some), strict=True):
+    for keep, right in zip(torch.split(mask, some), torch.split(wanted, some), strict=True):
         both = keep[:, :, None] & keep[:, None, :]
         found.append(torch.linalg.solve(torch.where(both, matrix, eye), right))
     return torch.cat(found)
@@ -100,7 +100,7 @@ def greedy(weight: Tensor, inverse: Tensor, pattern: tuple[int, int] | None = No
     ``weight`` (rows, inputs), ``inverse`` = M^-1. With ``pattern`` n:m each m inputs lose m - n, else all go.
     """
     some = max(1, _NUMBERS // inverse.numel())
-    found = [_greedy(rows, inverse, pattern) for rows in weight.split(some)]
+    found = [_greedy(rows, inverse, pattern) for rows in torch.split(weight, some)]
     order, costs = zip(*found, strict=True)
     return torch.cat(order), torch.cat(costs)
 

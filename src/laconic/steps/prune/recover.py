@@ -72,7 +72,8 @@ class Rows:
         ridge = _RIDGE * x.shape[1] * self.x.double().square().mean((1, 2))
         ridge = ridge.clamp_min(torch.finfo(torch.float64).tiny)[:, None, None] * torch.eye(x.shape[2]).double()
         change = torch.linalg.solve(matrix + ridge, x.transpose(1, 2) @ missing)  # g k c
-        return weight + change.transpose(1, 2).reshape(weight.shape).to(weight.dtype)
+        fitted: Tensor = weight + change.transpose(1, 2).reshape(weight.shape).to(weight.dtype)
+        return fitted
 
     def correct_bias(self, weight: Tensor) -> None:
         """Let the means of the outputs be the original's, where the layer has a bias."""

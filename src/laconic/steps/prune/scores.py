@@ -86,7 +86,7 @@ def channel_scores(
     generator = torch.Generator().manual_seed(context.seed)
     looked_at = {group.name: members(model, graph, group).looked_at(criterion) for group in groups}
     modules = dict(model.named_modules())
-    numbers = {n: sum(modules[m].weight.numel() for m, _ in parts) for n, parts in looked_at.items() if parts}  # type: ignore[operator, union-attr, misc]
+    numbers = {n: sum(modules[m].weight.numel() for m, _ in parts) for n, parts in looked_at.items() if parts}
     found = {}
     for some in portions(numbers, criterion.needs):
         layers = {layer for n in some for layer, _ in looked_at[n] if criterion.looks_at != "norms"}

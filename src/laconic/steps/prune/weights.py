@@ -84,7 +84,7 @@ class PruneWeights:
                 keep |= _shared_out(scores, cuts, [n for n in cuts if self._named(n) is None], self.density)
             for name, score in scores.items():
                 units = _best(score, cuts[name], keep[name], granularity.pattern)
-                mask = cuts[name].spread(units, tuple(matrix_of(layers[name].weight).shape))
+                mask = cuts[name].spread(units, matrix_of(layers[name].weight).shape)
                 install(layers[name], mask.reshape(layers[name].weight.shape))
         facts: Facts = {}
         if original is not None:

@@ -42,7 +42,7 @@ def _rounds_float(layer: surgery.Layer) -> bool:
     quantizer = weight_quantizer(layer)
     if quantizer is None:
         return False
-    first = next(link for link in layer.parametrizations["weight"] if not isinstance(link, Masked))  # type: ignore[index, union-attr]
+    first = next(link for link in layer.parametrizations["weight"] if not isinstance(link, Masked))  # type: ignore[index]
     return first is quantizer
 
 
