@@ -127,6 +127,17 @@ CASES = {
             {"exclude": "conv"},
         ),
     ),
+    "PruneGradually": Case(
+        working={"density": 0.3, "rounds": 2, "epochs": 1, "batch": 16},
+        other={"density": 0.3, "rounds": 1, "epochs": 1, "batch": 16},
+        bad=(*_BAD_TRAINING, {"rounds": 0}, {"density": 0}, {"granularity": "2:4"}, {"criterion": "apoz"}),
+    ),
+    "Slim": Case(
+        working={"strength": 0.01, "epochs": 1, "batch": 16},
+        other={"strength": 0.02, "epochs": 1, "batch": 16},
+        zero={"epochs": 0},
+        bad=(*_BAD_TRAINING, {"strength": -1e-3}),
+    ),
     "FineTune": Case(
         working={"epochs": 1, "lr": 3e-3, "batch": 16, "distill": 0.5},
         other={"epochs": 1, "lr": 1e-3, "batch": 16},
@@ -220,7 +231,16 @@ CASES = {
 }
 
 
-FORMS = ("PruneWeights", "Quantize", "QuantizeWeights", "Ternary", "Binary", "Cluster", "ProductQuantize")
+FORMS = (
+    "PruneWeights",
+    "PruneGradually",
+    "Quantize",
+    "QuantizeWeights",
+    "Ternary",
+    "Binary",
+    "Cluster",
+    "ProductQuantize",
+)
 """Steps that give weights another form: such a weight is neither pruned nor given a second form."""
 
 
