@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_what_was_masked_stays_masked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(gradual, "train", train)
     apply(network("plain"), PruneGradually(0.2, rounds=3, criterion="random"))
-    for earlier, later in zip(masks, masks[1:], strict=False):
+    for earlier, later in itertools.pairwise(masks):
         assert not (later & ~earlier).any()
         assert later.sum() < earlier.sum()
 
@@ -90,10 +91,8 @@ def test_rounds_start_from_the_early_weights(monkeypatch: pytest.MonkeyPatch, tm
             kept = weight != 0
             assert 0 < kept.float().mean() < 1
             assert torch.equal(weight[kept], surgery.weighted_layers(early)[name].weight[kept])
-    first = late.get_submodule("conv2").weight.abs()
-    assert torch.equal(
-        rounds[0]["conv2"] != 0, first >= first.flatten().topk(int((rounds[0]["conv2"] != 0).sum())).values[-1]
-    )
+    first, kept = late.get_submodule("conv2").weight.abs(), rounds[0]["conv2"] != 0
+    assert first[kept].min() > first[~kept].max(), "the weights that were trained say what stays"
     norm = changed.get_submodule("bn1")
     torch.testing.assert_close(norm.weight, 3 * early.get_submodule("bn1").weight)
 
@@ -105,12 +104,12 @@ def test_a_file_that_cannot_be_rewound_to(content: Any, tmp_path: Path) -> None:
         path.write_bytes(content)
     elif content:
         safetensors.torch.save_file(content, path)
-    with pytest.raises(RecipeError, match="rewind of PruneGradually: got .*early.safetensors"):
+    with pytest.raises(RecipeError, match=r"rewind of PruneGradually: got .*early\.safetensors"):
         apply(network("plain"), PruneGradually(rewind=str(path)))
 
 
 def test_gains_become_sparse_and_are_pruned_by() -> None:
-    settings: dict[str, Any] = {"epochs": 6, "lr": 1e-2, "batch": 16}
+    settings: dict[str, Any] = {"epochs": 20, "lr": 2e-2, "batch": 16}
     plain, _ = apply(network("plain"), FineTune(**settings, distill=0.0))
     slim, (facts,) = apply(network("plain"), Slim(0.05, **settings))
     assert facts["norms"] == 2

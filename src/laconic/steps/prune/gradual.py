@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -63,9 +64,7 @@ class PruneGradually:
         facts: Facts = {"layers": {}, "left_whole": {}}
         losses = []
         for t in range(1, self.rounds + 1):
-            told = replace(
-                context, seed=context.seed + t, progress=lambda text, done, t=t: self._say(context, text, done, t)
-            )
+            told = replace(context, seed=context.seed + t, progress=partial(self._say, context, t))
             model, facts = self._at(t)(model, task, told)
             _rewind(model, early)
             each = replace(self, epochs=self.epochs / self.rounds)
@@ -80,7 +79,7 @@ class PruneGradually:
         density = self.density + (1 - self.density) * (1 - t / self.rounds) ** 3
         return PruneWeights(density, self.granularity, self.criterion, self.scope, exclude=self.exclude)
 
-    def _say(self, context: Context, text: str, done: float, t: int) -> None:
+    def _say(self, context: Context, t: int, text: str, done: float) -> None:
         context.progress(f"round {t} of {self.rounds}: {text}", (t - 1 + done) / self.rounds)
 
 

@@ -43,7 +43,7 @@ class Slim:
         gains = gains_of(model)
         if not gains:
             return model, {"norms": 0, "steps": 0}
-        hooks = [gain.register_hook(_pull(gain, self.strength)) for gain in gains]
+        hooks = [gain.register_hook(_pull(gain, self.strength)) for gain in gains]  # type: ignore[no-untyped-call]
         try:
             facts = train(self, model, task, context)
         finally:
