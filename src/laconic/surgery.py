@@ -300,11 +300,11 @@ def fold_batch_norm(model: nn.Module, graph: Graph) -> list[tuple[str, str]]:
         if len(consumers[source.key]) > 1 or source.key in graph.outputs:
             continue
         layer, norm = layers[source.module], model.get_submodule(step.module)
-        if times[step.module] > 1 or times[source.module] > 1 or owners[id(parameter_of(layer))] > 1:
+        if times[step.module] > 1 or times[source.module] > 1 or not _follows_gains(layer):
             continue
         if isinstance(layer, nn.Linear) and source.dims != 2:  # batch norm's channels are axis 1, the layer's the last
             continue
-        if not _follows_gains(layer) or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        if owners[id(parameter_of(layer))] > 1 or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
             continue
         if norm.running_mean is None:
             continue

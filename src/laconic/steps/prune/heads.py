@@ -76,7 +76,8 @@ class PruneHeads:
             shrink(model, chosen[name], stays)
         facts: Facts = {"opened": opened, "removed": removed, "left_whole": left_whole}
         if original is not None and removed:
-            fitted = [n for n in surgery.weighted_layers(model) if not surgery.matches(n, context.keep)]
+            plain = [n for n, x in surgery.weighted_layers(model).items() if not parametrize.is_parametrized(x)]
+            fitted = [name for name in plain if not surgery.matches(name, context.keep)]
             facts |= follow(original, model, dict.fromkeys(fitted, least_squares), kept, task, context)
         return model, facts
 
