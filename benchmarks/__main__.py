@@ -22,6 +22,7 @@ ALL = (
     "vendors",
     "w4",
     "factorize",
+    "criteria",
 )
 
 

@@ -174,6 +174,35 @@ class Tokens(nn.Module):
         return self.head(x.mean(1))
 
 
+class SelfAttention(nn.Module):
+    """Attention with four heads, a fused layer in front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = 4, 3
+        self.qkv, self.proj = nn.Linear(12, 36), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.qkv(x).reshape(x.shape[0], -1, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(*heads.unbind(0))  # n heads tokens 3
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+class Attentive(nn.Module):
+    """Two residual blocks of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 12, 2, 2)
+        self.first, self.second = SelfAttention(), SelfAttention()
+        self.head = nn.Linear(12, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)  # n 16 12
+        x = x + self.first(x)
+        return self.head((x + self.second(x)).mean(1))
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(
         nn.Flatten(),
@@ -195,6 +224,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "twice": Twice,
     "shuffled": Shuffled,
     "tokens": Tokens,
+    "attention": Attentive,
 }
 
 

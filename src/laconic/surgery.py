@@ -9,10 +9,11 @@ flow included, and under ``torch.export``: what a handler does is traced with th
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast, get_args
@@ -22,6 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
+
+from laconic.errors import RecipeError
+
+_SUGGESTED, _ALIKE = 3, 0.5
 
 _FAMILIES: dict[str, Sequence[Callable[..., Any]]] = {
     "conv": (F.conv1d, F.conv2d, F.conv3d),
@@ -231,6 +236,15 @@ def matches(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, glob) or name.startswith(glob + ".") for glob in globs)
 
 
+def require_matches(what: str, globs: Iterable[str], names: Sequence[str]) -> None:
+    """Refuse a glob that matches none of ``names``, and suggest the names that look like it; ``what`` says where it
+    stands. Raises :class:`RecipeError`."""
+    for glob in globs:
+        if not any(matches(name, (glob,)) for name in names):
+            near = difflib.get_close_matches(glob, names, _SUGGESTED, _ALIKE) or names
+            raise RecipeError(f"{what} names no layer", got=repr(glob), wanted=f"a glob of {', '.join(near)}")
+
+
 def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put ``module`` in the place called ``name``."""
     parent, _, child = name.rpartition(".")
@@ -291,11 +305,11 @@ def fold_batch_norm(model: nn.Module, graph: Graph) -> list[tuple[str, str]]:
         if len(consumers[source.key]) > 1 or source.key in graph.outputs:
             continue
         layer, norm = layers[source.module], model.get_submodule(step.module)
-        if times[step.module] > 1 or times[source.module] > 1 or owners[id(layer.weight)] > 1:
+        if times[step.module] > 1 or times[source.module] > 1 or not _follows_gains(layer):
             continue
         if isinstance(layer, nn.Linear) and source.dims != 2:  # batch norm's channels are axis 1, the layer's the last
             continue
-        if parametrize.is_parametrized(layer) or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        if owners[id(parameter_of(layer))] > 1 or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
             continue
         if norm.running_mean is None:
             continue
@@ -303,6 +317,20 @@ def fold_batch_norm(model: nn.Module, graph: Graph) -> list[tuple[str, str]]:
         set_module(model, step.module, nn.Identity())
         folded.append((source.module, step.module))
     return folded
+
+
+def parameter_of(layer: Layer) -> nn.Parameter:
+    """The parameter that a layer's weight is, or that its first parametrization reads."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return cast(nn.Parameter, layer.weight)
+    return cast(nn.Parameter, layer.parametrizations["weight"].original)  # type: ignore[index, union-attr]
+
+
+def _follows_gains(layer: Layer) -> bool:
+    """Whether a factor on the channels of :func:`parameter_of` is one on the weight's: it is plain, or masked."""
+    if not parametrize.is_parametrized(layer):
+        return True
+    return all(getattr(link, "follows_gains", False) for link in layer.parametrizations["weight"])  # type: ignore[index]
 
 
 @torch.no_grad()
@@ -314,6 +342,5 @@ def _fold(layer: Layer, norm: nn.modules.batchnorm._BatchNorm) -> None:
     if norm.affine:
         gain, shift = gain * norm.weight.double(), norm.bias.double()
     bias = torch.zeros_like(gain) if layer.bias is None else layer.bias.double()
-    weight = layer.weight.double() * gain.reshape(-1, *[1] * (layer.weight.dim() - 1))
-    layer.weight.copy_(weight)
+    parameter_of(layer).mul_(gain.reshape(-1, *[1] * (layer.weight.dim() - 1)))
     layer.bias = nn.Parameter(((bias - norm.running_mean.double()) * gain + shift).to(layer.weight.dtype))

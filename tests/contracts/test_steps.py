@@ -82,7 +82,61 @@ CASES = {
             {"layers": {"conv": 1.5}},
             {"layers": {"conv": "half"}},
             {"layers": ["conv"]},
+            {"criterion": "movement"},
+            {"scope": "block"},
+            {"recovery": "lasso"},
         ),
+    ),
+    "PruneHeads": Case(
+        working={"ratio": 0.5},
+        other={"ratio": 0.5, "criterion": "obs"},
+        zero={"ratio": 0.0},
+        bad=(
+            {"ratio": 1.0},
+            {"ratio": -0.1},
+            {"layers": {"attn": 1}},
+            {"criterion": "apoz"},
+            {"recovery": "batch_norm"},
+        ),
+    ),
+    "PruneBlocks": Case(
+        working={"ratio": 0.5},
+        other={"blocks": ["blocks.0"]},
+        zero={"ratio": 0.0},
+        bad=({"ratio": 1.0}, {"ratio": "half"}, {"blocks": "blocks.0"}, {"blocks": [0]}),
+    ),
+    "PruneWeights": Case(
+        working={"density": 0.25, "criterion": "woodfisher", "update": "obs"},
+        other={"granularity": "2:4", "criterion": "l1"},
+        zero={"density": 1.0},
+        bad=(
+            {"density": 0},
+            {"density": 1.5},
+            {"density": True},
+            {"layers": {"conv": 0.0}},
+            {"granularity": "row"},
+            {"granularity": "0x4"},
+            {"granularity": "4:4"},
+            {"granularity": "2:4", "density": 0.25},
+            {"granularity": "2:4", "scope": "global"},
+            {"granularity": "2:4", "layers": {"conv": 0.25}},
+            {"criterion": "bn_scale"},
+            {"criterion": "apoz"},
+            {"criterion": "geometric_median"},
+            {"update": "adam"},
+            {"exclude": "conv"},
+        ),
+    ),
+    "PruneGradually": Case(
+        working={"density": 0.3, "rounds": 2, "epochs": 1, "batch": 16},
+        other={"density": 0.3, "rounds": 1, "epochs": 1, "batch": 16},
+        bad=(*_BAD_TRAINING, {"rounds": 0}, {"density": 0}, {"granularity": "2:4"}, {"criterion": "apoz"}),
+    ),
+    "Slim": Case(
+        working={"strength": 0.01, "epochs": 1, "batch": 16},
+        other={"strength": 0.02, "epochs": 1, "batch": 16},
+        zero={"epochs": 0},
+        bad=(*_BAD_TRAINING, {"strength": -1e-3}),
     ),
     "FineTune": Case(
         working={"epochs": 1, "lr": 3e-3, "batch": 16, "distill": 0.5},
@@ -177,7 +231,16 @@ CASES = {
 }
 
 
-FORMS = ("Quantize", "QuantizeWeights", "Ternary", "Binary", "Cluster", "ProductQuantize")
+FORMS = (
+    "PruneWeights",
+    "PruneGradually",
+    "Quantize",
+    "QuantizeWeights",
+    "Ternary",
+    "Binary",
+    "Cluster",
+    "ProductQuantize",
+)
 """Steps that give weights another form: such a weight is neither pruned nor given a second form."""
 
 
@@ -359,7 +422,7 @@ def test_outputs_keep_their_form(step: str, name: str) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_it_does_something(step: str) -> None:
-    check_does_something(working(step), "residual")
+    check_does_something(working(step), "attention" if step == "PruneHeads" else "residual")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -405,7 +468,8 @@ def test_steps_compose_or_say_that_they_do_not(pair: tuple[str, str]) -> None:
         check_rebuilds(steps, "residual")
     except RecipeError:
         assert pair[0] in FORMS or case_of(pair[0]).before
-        assert pair[1] in (*FORMS, *FACTORS, "PruneChannels", "Equalize", "Smooth") or case_of(pair[1]).before
+        needs_plain = (*FORMS, *FACTORS, "PruneChannels", "PruneHeads", "PruneBlocks", "Equalize", "Smooth")
+        assert pair[1] in needs_plain or case_of(pair[1]).before
 
 
 # ------------------------------------------------------------------------------------------- every check, a broken step

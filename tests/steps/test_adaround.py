@@ -35,7 +35,7 @@ def test_the_soft_rounding_begins_as_the_float_weight_and_ends_beside_it() -> No
 
 
 def test_the_formulas_are_the_papers() -> None:
-    soft = soft_rounding(torch.zeros(1, 3), 0.1)
+    soft = soft_rounding(torch.full((1, 3), 0.05), 0.1)
     v = torch.tensor([[-1.0, 0.3, 2.0]])
     with torch.no_grad():
         soft.v.copy_(v)
@@ -46,6 +46,13 @@ def test_the_formulas_are_the_papers() -> None:
     assert rounding.beta_at(0.1) is None
     assert rounding.beta_at(0.2) == 20.0
     assert rounding.beta_at(1.0) == 2.0
+
+
+def test_what_pruning_left_at_zero_stays_there() -> None:
+    soft = soft_rounding(torch.tensor([[0.0, 0.05]]), 0.1)
+    with torch.no_grad():
+        soft.v.fill_(5.0)
+    assert soft.codes().tolist() == [[0.0, 1.0]]
 
 
 def test_it_is_near_the_best_codes_of_all() -> None:

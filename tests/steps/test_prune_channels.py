@@ -26,7 +26,8 @@ from laconic.models import load
 from laconic.runtime import onnxruntime
 from laconic.runtime.difference import relative_error
 from laconic.steps.prune.channels import PruneChannels, channels_kept
-from laconic.steps.prune.groups import Coupling, coupling, importance, pruned
+from laconic.steps.prune.groups import ChannelGroup, Coupling, coupling, pruned
+from laconic.steps.prune.scores import channel_scores
 from laconic.steps.quantize.post_training import Quantize
 from tests.networks import Rows, context, inputs_of, lively, network, task_for, tensors
 
@@ -280,6 +281,10 @@ def test_what_cannot_be_traced_is_left_whole() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- importance
+
+
+def importance(model: nn.Module, graph: Any, group: ChannelGroup) -> Tensor:
+    return channel_scores(model, graph, [group], "l2", task_for("plain"), context())[group.name]
 
 
 def test_importance_by_hand() -> None:

@@ -10,7 +10,11 @@ from laconic.steps.factorize.separable import DepthwiseSeparable
 from laconic.steps.factorize.spatial import SpatiallySeparable
 from laconic.steps.factorize.svd import LowRank
 from laconic.steps.factorize.tucker import Tucker2
+from laconic.steps.prune.blocks import PruneBlocks
 from laconic.steps.prune.channels import PruneChannels
+from laconic.steps.prune.gradual import PruneGradually
+from laconic.steps.prune.heads import PruneHeads
+from laconic.steps.prune.weights import PruneWeights
 from laconic.steps.quantize.adaround import AdaRound
 from laconic.steps.quantize.binary import Binary
 from laconic.steps.quantize.cast import Cast
@@ -23,6 +27,7 @@ from laconic.steps.quantize.smooth import Smooth
 from laconic.steps.quantize.ternary import Ternary
 from laconic.steps.quantize.weights import QuantizeWeights
 from laconic.steps.train.fine_tune import FineTune
+from laconic.steps.train.slim import Slim
 
 STEPS: dict[str, type[Step]] = {
     "PruneChannels": PruneChannels,
@@ -31,6 +36,11 @@ STEPS: dict[str, type[Step]] = {
     "CP": CP,
     "SpatiallySeparable": SpatiallySeparable,
     "DepthwiseSeparable": DepthwiseSeparable,
+    "PruneHeads": PruneHeads,
+    "PruneBlocks": PruneBlocks,
+    "PruneWeights": PruneWeights,
+    "PruneGradually": PruneGradually,
+    "Slim": Slim,
     "FineTune": FineTune,
     "Equalize": Equalize,
     "Smooth": Smooth,

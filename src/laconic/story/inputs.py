@@ -10,7 +10,7 @@ from torch import nn
 
 from laconic import surgery
 from laconic.core import Arrays, JsonObject
-from laconic.errors import DataError, LaconicError, RecipeError
+from laconic.errors import DataError, LaconicError
 
 
 def stated(example: Mapping[str, torch.Tensor]) -> JsonObject:
@@ -47,7 +47,4 @@ def require_fit(model: nn.Module, example: Mapping[str, torch.Tensor]) -> None:
 
 def require_layers(model: nn.Module, keep: Sequence[str]) -> None:
     """Refuse a --keep that names no layer: it would protect nothing."""
-    names = list(surgery.weighted_layers(model))
-    for glob in keep:
-        if not any(surgery.matches(name, (glob,)) for name in names):
-            raise RecipeError("--keep names no layer", got=repr(glob), wanted=f"a glob of {', '.join(names)}")
+    surgery.require_matches("--keep", keep, list(surgery.weighted_layers(model)))

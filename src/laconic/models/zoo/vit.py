@@ -26,6 +26,7 @@ class Block(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.heads, self.head_dim = _HEADS, _WIDTH // _HEADS
         self.norm1 = nn.LayerNorm(_WIDTH)
         self.qkv = nn.Linear(_WIDTH, 3 * _WIDTH)
         self.proj = nn.Linear(_WIDTH, _WIDTH)
@@ -34,10 +35,10 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(_HIDDEN, _WIDTH)
 
     def forward(self, x: Float[Tensor, "n tokens width"]) -> Float[Tensor, "n tokens width"]:
-        heads = self.qkv(self.norm1(x)).reshape(-1, _TOKENS, 3, _HEADS, _WIDTH // _HEADS)
-        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # n heads tokens width/heads
-        attention = torch.softmax(q @ k.transpose(-2, -1) / math.sqrt(_WIDTH // _HEADS), -1)  # n heads tokens tokens
-        x = x + self.proj((attention @ v).transpose(1, 2).reshape(-1, _TOKENS, _WIDTH))
+        heads = self.qkv(self.norm1(x)).reshape(-1, _TOKENS, 3, self.heads, self.head_dim)
+        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # n heads tokens head_dim
+        attention = torch.softmax(q @ k.transpose(-2, -1) / math.sqrt(self.head_dim), -1)  # n heads tokens tokens
+        x = x + self.proj((attention @ v).transpose(1, 2).reshape(-1, _TOKENS, self.heads * self.head_dim))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))  # type: ignore[no-any-return]
 
 

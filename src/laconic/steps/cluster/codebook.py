@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from laconic import surgery
 from laconic.errors import RecipeError, TrialError
 from laconic.fake_quantize import weight_quantizer
+from laconic.steps.prune.mask import mask_of
 
 LARGEST = 256
 """Codes are bytes."""
@@ -80,11 +81,13 @@ def codebook_of(layer: nn.Module) -> Codebook | None:
 
 
 def install(layer: surgery.Layer, index: Tensor, values: Tensor) -> None:
-    """Let the layer's weight be ``values[index]``, whatever gave it before."""
-    shape = layer.weight.shape
+    """Let the layer's weight be ``values[index]``, whatever gave it before; what pruning masked stays zero."""
+    shape, masked = layer.weight.shape, mask_of(layer)
     if parametrize.is_parametrized(layer, "weight"):
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     parametrize.register_parametrization(layer, "weight", Codebook(index, values, shape))
+    if masked is not None:
+        parametrize.register_parametrization(layer, "weight", masked)
 
 
 def install_empty(layer: surgery.Layer, entries: int, length: int) -> None:

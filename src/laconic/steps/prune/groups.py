@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,13 +72,14 @@ def coupling(
         found = list(graph.get_all_groups(root_module_types=list(_root_types())))
     except Exception as error:  # it raises whatever its tracing runs into
         return Coupling((), {"": f"torch-pruning cannot trace the model: {type(error).__name__}: {error}"}, None)
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     groups = []
     for group in found:
         layers = tuple(names[m] for m in _giving(group) if m in names)
         if not layers:
             continue
         first = min(layers, key=list(names.values()).index)
-        reason = _reason_to_leave(group, layers, outputs, keep, names)
+        reason = _reason_to_leave(group, layers, outputs, keep, names) or _shared(group, names, owners)
         if reason:
             left_whole[first] = reason
         else:
@@ -155,34 +157,13 @@ def _columns(module: nn.Module) -> Tensor | None:
 
 def pruned(model: nn.Module, graph: Any, name: str, remove: Sequence[int]) -> None:
     """Remove these channels of the group called ``name`` from the model, in place."""
+    group_of(model, graph, name, remove).prune()
+
+
+def group_of(model: nn.Module, graph: Any, name: str, channels: Sequence[int]) -> Any:
+    """torch-pruning's group: what goes from each module with these channels of the group called ``name``."""
     layer = model.get_submodule(name)
-    group = graph.get_pruning_group(layer, _pruner_of(layer), idxs=list(remove))
-    group.prune()
-
-
-def importance(model: nn.Module, graph: Any, group: ChannelGroup) -> Tensor:
-    """Magnitude: per channel of the group, the mean over coupled weights of ||w_c||^2, each layer scaled to mean one.
-
-    Both the weights that give a channel and those that read it count (the group norm of DepGraph, eq. 4, with p = 2).
-    """
-    layer = model.get_submodule(group.name)
-    total = torch.zeros(group.channels)
-    members = 0
-    for item in graph.get_pruning_group(layer, _pruner_of(layer), idxs=list(range(group.channels))):
-        target = item.dep.target.module
-        weight = getattr(target, "weight", None)
-        if not isinstance(target, _root_types()) or weight is None:
-            continue
-        rows = weight.detach()
-        if not graph.is_out_channel_pruning_fn(item.dep.handler):
-            if getattr(target, "groups", 1) > 1:
-                continue
-            rows = rows.transpose(0, 1)
-        norms = rows.flatten(1).pow(2).sum(1)[item.idxs]
-        score = torch.zeros(group.channels).index_add_(0, torch.as_tensor(item.root_idxs), norms)
-        total += score / score.mean().clamp_min(1e-30)
-        members += 1
-    return total / max(members, 1)
+    return graph.get_pruning_group(layer, _pruner_of(layer), idxs=list(channels))
 
 
 def channels_of(model: nn.Module, name: str) -> int:
@@ -211,6 +192,14 @@ def _readers(group: Any, names: Mapping[nn.Module, str]) -> dict[str, float]:
             width = module.in_features if isinstance(module, nn.Linear) else module.in_channels
             shares[names[module]] = shares.get(names[module], 0.0) + len(item.idxs) / width
     return shares
+
+
+def _shared(group: Any, names: Mapping[nn.Module, str], owners: Counter[int]) -> str | None:
+    for item in group:
+        module = item.dep.target.module
+        if module in names and owners[id(module.weight)] > 1:
+            return f"the weight of {names[module]} is another layer's too"
+    return None
 
 
 def _reason_to_leave(

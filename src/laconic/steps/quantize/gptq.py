@@ -84,9 +84,11 @@ def gptq(
     dead = diagonal <= 0
     diagonal[dead] = 1.0
     w.masked_fill_(dead[:, None], 0.0)
+    kept = weight != 0  # zero is what pruning left, and stays
     rank = diagonal.argsort(1, descending=True) if order else torch.arange(w.shape[2]).expand(len(w), -1)
     columns = rank[:, None].expand_as(w)
     w, s, z = (t.double().gather(2, columns) for t in (w, scale, zero_point))
+    kept = kept.gather(2, columns)
     h = h.gather(1, rank[:, :, None].expand_as(h)).gather(2, rank[:, None].expand_as(h))
     u, damping = _factor(h)
     codes = torch.empty_like(w)
@@ -95,6 +97,7 @@ def gptq(
         errors = torch.empty_like(w[:, :, start:stop])
         for j in range(start, stop):
             code = (torch.round(w[:, :, j] / s[:, :, j]) + z[:, :, j]).clamp(*limits)
+            code = torch.where(kept[:, :, j], code, z[:, :, j])
             codes[:, :, j] = code
             e = (w[:, :, j] - (code - z[:, :, j]) * s[:, :, j]) / u[:, j, j, None]  # g c
             w[:, :, j:stop] -= e[:, :, None] * u[:, None, j, j:stop]

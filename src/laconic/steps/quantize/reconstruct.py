@@ -213,7 +213,7 @@ class _Learner:
     def _state(self) -> list[tuple[Tensor, Tensor]]:
         """What learning changes in the model, and how it is now."""
         layers = [self.network.layers[name] for name in self.block.layers]
-        tensors = [rounding.float_weight(layer) for layer in layers] + [
+        tensors = [surgery.parameter_of(layer).detach() for layer in layers] + [
             layer.bias.detach() for layer in layers if layer.bias is not None
         ]
         return [(tensor, tensor.clone()) for tensor in (*tensors, *(q.scale for q in self.steps))]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from laconic import surgery
 from laconic.errors import RecipeError
 from laconic.fake_quantize import FakeQuantize, GroupQuantize, attached, weight_quantizer
+from laconic.steps.prune.mask import Masked, mask_of
 from laconic.steps.quantize.bias_correction import whole_bias
 
 _ZETA, _GAMMA = 1.1, -0.1
@@ -39,7 +40,10 @@ def rounded_layers(model: nn.Module, step: str) -> dict[str, surgery.Layer]:
 
 def _rounds_float(layer: surgery.Layer) -> bool:
     quantizer = weight_quantizer(layer)
-    return quantizer is not None and layer.parametrizations["weight"][0] is quantizer  # type: ignore[index]
+    if quantizer is None:
+        return False
+    first = next(link for link in layer.parametrizations["weight"] if not isinstance(link, Masked))  # type: ignore[index]
+    return first is quantizer
 
 
 def quantizer_of(layer: surgery.Layer) -> FakeQuantize:
@@ -50,9 +54,9 @@ def quantizer_of(layer: surgery.Layer) -> FakeQuantize:
 
 
 def float_weight(layer: surgery.Layer) -> Tensor:
-    """The weight as it is in front of its quantizer."""
-    original: Tensor = layer.parametrizations["weight"].original  # type: ignore[index, union-attr]
-    return original.detach()
+    """The weight as it is in front of its quantizer; what pruning masked is zero."""
+    original, masked = surgery.parameter_of(layer).detach(), mask_of(layer)
+    return original if masked is None else original * masked.mask
 
 
 @torch.no_grad()
@@ -61,7 +65,7 @@ def write_codes(layer: surgery.Layer, codes: Tensor) -> None:
     quantizer = quantizer_of(layer)
     assert int(codes.min()) >= quantizer.qmin
     assert int(codes.max()) <= quantizer.qmax
-    float_weight(layer).copy_((codes - along_channels(quantizer.zero_point, codes)) * scale_of(layer))
+    surgery.parameter_of(layer).copy_((codes - along_channels(quantizer.zero_point, codes)) * scale_of(layer))
 
 
 def scale_of(layer: surgery.Layer) -> Tensor:
@@ -79,7 +83,8 @@ def along_channels(parameter: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def float_network(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` that computes in float: no quantizers, and biases as they were before their correction."""
+    """A copy of ``model`` that computes in float: no quantizers, what is masked is plainly zero, and biases are as they
+    were before their correction."""
     twin = copy.deepcopy(model)
     carried = attached(twin)
     if carried is not None:
@@ -88,7 +93,9 @@ def float_network(model: nn.Module) -> nn.Module:
         if weight_quantizer(layer) is not None:  # removing the parametrization would reach the original's class
             chain: nn.ModuleList = layer.parametrizations["weight"]  # type: ignore[index, assignment]
             for i, one in enumerate(chain):
-                if isinstance(one, FakeQuantize):
+                if isinstance(one, Masked):
+                    surgery.parameter_of(layer).mul_(one.mask)
+                if isinstance(one, (Masked, FakeQuantize)):
                     chain[i] = nn.Identity()
         shift = getattr(layer, "bias_correction", None)
         if shift is not None and layer.bias is not None:
@@ -131,6 +138,7 @@ class SoftRounding(nn.Module):
     def __init__(self, weight: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> None:
         super().__init__()
         self.scale, self.zero_point, self.qmin, self.qmax = scale, zero_point, qmin, qmax
+        self.free = weight != 0  # zero is what pruning left, and stays
         self.floor = torch.floor(weight / scale) + zero_point
         rest = (weight / scale + zero_point - self.floor).clamp(1e-4, 1 - 1e-4)
         share = (rest - _GAMMA) / (_ZETA - _GAMMA)
@@ -143,7 +151,7 @@ class SoftRounding(nn.Module):
         return cls(float_weight(layer), scale_of(layer), zero_point, quantizer.qmin, quantizer.qmax)
 
     def h(self) -> Tensor:
-        return (torch.sigmoid(self.v) * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
+        return (torch.sigmoid(self.v) * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1) * self.free
 
     def forward(self) -> Tensor:
         codes = (self.floor + self.h()).clamp(self.qmin, self.qmax)

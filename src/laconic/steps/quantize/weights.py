@@ -25,6 +25,7 @@ from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError, TrialError
 from laconic.fake_quantize import GroupQuantize
+from laconic.steps.prune.mask import only_masked
 from laconic.steps.settings import check_types
 
 _LEAST_SHRINK = 0.35
@@ -57,7 +58,7 @@ class QuantizeWeights:
         names = [
             name
             for name, layer in surgery.weighted_layers(model).items()
-            if not surgery.matches(name, left_float) and not parametrize.is_parametrized(layer, "weight")
+            if not surgery.matches(name, left_float) and only_masked(layer)
         ]
         if not names:
             return model, {"folded": [], "layers": []}

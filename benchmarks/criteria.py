@@ -1,0 +1,123 @@
+"""Criteria for pruning: one shot, without training, each criterion with and without recovery.
+
+Structured: the same share of every group's channels goes, chosen so that the network has half of its MACs (which
+channels go is the criterion's). Unstructured: 80 % of the weights of every layer. Every figure is the deployed file's,
+in ONNX Runtime; calibration takes the 128 samples that the networks' tasks set aside. Nothing is trained, nothing is
+chosen on the samples that are scored; the control takes what chance gives, with the seed 0.
+
+    python -m benchmarks.criteria [SAMPLES]     the first SAMPLES of each split alone
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from benchmarks import records
+from benchmarks.networks import NETWORKS, Network
+from laconic import measure, proof, surgery
+from laconic.core import Context, Recipe, Step, Target, Traits
+from laconic.profile import profile
+from laconic.runtime import onnxruntime
+from laconic.steps.prune.channels import ChannelCriterion, PruneChannels
+from laconic.steps.prune.weights import PruneWeights, WeightCriterion
+
+TARGET = Target("onnxruntime")
+CHOSEN = ("ResNet-56, CIFAR-10", "MobileNetV1 0.75, ImageNet")
+HALF, SPARSITY = 0.5, 0.8
+_HALVINGS = 7
+
+
+def main(folder: Path, samples: int | None = None) -> dict[str, Any]:
+    rows = [row for name in CHOSEN for row in _rows(name, samples)]
+    return records.write(folder, "criteria", {"rows": rows, "sparsity": SPARSITY, "macs_wanted": HALF})
+
+
+def _rows(name: str, samples: int | None) -> Iterator[dict[str, Any]]:
+    network = NETWORKS[name]()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        baseline = _records(network, network.loaded.module, path, samples)
+        whole, context = _macs(network, network.loaded.module), _context(network)
+        for step in _steps(_ratio(network, whole)):
+            model, facts = Recipe((step,)).apply(network.loaded.module, network.task, context)
+            found = _records(network, model, path, samples)
+            drop, bound = proof.bound_drop(baseline, found, 0.95, binary=True)
+            weights = [layer.weight for layer in surgery.weighted_layers(model).values()]
+            row = {
+                "network": name,
+                "recipe": Recipe((step,)).to_json(),
+                "n": len(found),
+                "top1_float": float(np.mean(baseline)),
+                "top1": float(np.mean(found)),
+                "drop": drop,
+                "drop_at_most": bound,
+                "macs": _macs(network, model),
+                "macs_float": whole,
+                "zeros": sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights),
+                "left_whole": len(facts[0]["left_whole"]),
+            }
+            print(row, flush=True)
+            yield row
+
+
+def _steps(ratio: float) -> Iterator[Step]:
+    for criterion in get_args(ChannelCriterion):
+        for recovery in ("none", "batch_norm", "least_squares"):
+            yield PruneChannels(ratio, criterion=criterion, recovery=recovery)
+    for weight_criterion in get_args(WeightCriterion):
+        for update in ("none", "obs"):
+            yield PruneWeights(1 - SPARSITY, criterion=weight_criterion, update=update)
+
+
+def _context(network: Network) -> Context:
+    module = network.loaded.module
+    return Context(Traits(), reference=lambda inputs: surgery.call(module, inputs))
+
+
+def _ratio(network: Network, whole: int) -> float:
+    """The share of all groups' channels without which half of the MACs are left."""
+    low, high = 0.0, 1.0 - 1e-3
+    for _ in range(_HALVINGS):
+        ratio = (low + high) / 2
+        model, _ = Recipe((PruneChannels(ratio),)).apply(network.loaded.module, network.task, _context(network))
+        low, high = (ratio, high) if _macs(network, model) > HALF * whole else (low, ratio)
+    return high
+
+
+def _macs(network: Network, model: Any) -> int:
+    inputs = {name: torch.as_tensor(x) for name, x in network.task.train.read([0, 1]).inputs.items()}
+    return profile(copy.deepcopy(model).eval(), inputs).macs
+
+
+def _records(network: Network, model: Any, path: Path, samples: int | None) -> Any:
+    """Of each sample of search, then of holdout, whether the deployed file is right."""
+    onnxruntime.deploy(model, network.task.train.read([0, 1]).inputs, path, TARGET)
+    session = onnxruntime.open_file(path, TARGET)
+    splits = (network.task.search, network.task.holdout)
+    parts = [_First(split, min(samples or len(split), len(split))) for split in splits]
+    return np.concatenate([measure.records(session, part, network.task.metric) for part in parts])
+
+
+class _First:
+    """The first samples of a split."""
+
+    def __init__(self, split: Any, count: int) -> None:
+        self.split, self.count = split, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Any) -> Any:
+        return self.split.read(indices)
+
+
+if __name__ == "__main__":
+    main(records.FOLDER, int(sys.argv[1]) if len(sys.argv) > 1 else None)
