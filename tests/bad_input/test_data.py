@@ -98,6 +98,7 @@ def test_preprocessing_that_cannot_be_read(refused: Refused, tmp_path: Path) -> 
         (shop("wide"), "wrong image size or channels: got (1, 9, 9), wanted (1, 8, 8)"),
         ("nowhere", "no such data: got 'nowhere'"),
     ],
+    ids=["label", "size", "nowhere"],
 )
 def test_eval(data: str, words: str) -> None:
     said = laconic("eval", sized().out, "--data", data, "--json")
