@@ -37,6 +37,8 @@ _INTEGERS = frozenset({"u8", "i8"})
 _LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul"})
 _COMPILED = "Subgraph"
 _WEIGHTS_ALONE = {"u2": "2-bit weights", "u4": "4-bit weights", "u8": "8-bit weights", "i8": "8-bit weights"}
+_FLOATS = {"f32": "float32", "bf16": "bfloat16"}
+_RECURRENT = ("LSTM", "GRU", "RNN")
 _NOT_RUN = frozenset({"Input", "Const", "Output"})
 _QUANTIZERS = "q"
 """What nodes that quantize or dequantize are called in the files written here."""
@@ -73,7 +75,7 @@ def _kernels(path: Path, target: Target) -> dict[str, str]:
         if reads.get_rt_info()["outputPrecisions"].astype(str).split(",")[0] in _INTEGERS:
             kind = "int8"
         else:
-            kind = _WEIGHTS_ALONE.get(precision, {"f32": "float32", "bf16": "bfloat16"}.get(precision, precision))
+            kind = _WEIGHTS_ALONE.get(precision, _FLOATS.get(precision, precision))
         for origin in notes["originalLayersNames"].split(","):
             (whole if notes["layerType"] == _COMPILED else found)[_module_of(origin, ends)] = kind
     return whole | found
