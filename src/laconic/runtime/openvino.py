@@ -67,8 +67,11 @@ def _kernels(path: Path, target: Target) -> dict[str, str]:
     ends: dict[str, str] = _ends(path)
     found: dict[str, str] = {}
     whole: dict[str, str] = {}  # by layer of a part of the graph that is compiled as one kernel
+    recurrent: set[str] = set()  # these nodes have lost their layers' names
     for node in _compiled(path, target).get_runtime_model().get_ordered_ops():
         notes = {key: node.get_rt_info()[key].astype(str) for key in _NOTES if key in node.get_rt_info()}
+        if notes["layerType"] in ("RNNSeq", "RNNCell"):
+            recurrent.add(_FLOATS.get(notes["runtimePrecision"], notes["runtimePrecision"]))
         if notes["layerType"] not in (*_LAYERS, _COMPILED):
             continue
         reads, precision = node.inputs()[0].get_source_output().get_node(), notes["runtimePrecision"]
@@ -78,6 +81,9 @@ def _kernels(path: Path, target: Target) -> dict[str, str]:
             kind = _WEIGHTS_ALONE.get(precision, _FLOATS.get(precision, precision))
         for origin in notes["originalLayersNames"].split(","):
             (whole if notes["layerType"] == _COMPILED else found)[_module_of(origin, ends)] = kind
+    if len(recurrent) == 1:
+        nodes = onnx.load(path, load_external_data=False).graph.node
+        found |= dict.fromkeys((n.name.split("/")[0] for n in nodes if n.op_type in _RECURRENT), recurrent.pop())
     return whole | found
 
 
