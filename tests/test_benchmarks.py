@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks import records, tables
+from benchmarks import records, tables_quantization
 from benchmarks.mixed import Bench
 from benchmarks.peers import _real, _stored
 from benchmarks.quantization import less, summary
@@ -77,7 +77,7 @@ def test_the_table_says_where_the_uniform_file_is_the_best_of_its_size(monkeypat
     machine = {"processor": "p", "architecture": "a", "cores": 2}
     record = {"rows": rows, "recipe": [], "skipped": {}, "date": "d", "machine": machine, "libraries": {}}
     monkeypatch.setattr(records, "read", lambda name: record)
-    one, other = tables.mixed().splitlines()[2:4]
+    one, other = tables_quantization.mixed().splitlines()[2:4]
     assert "**95.00%**" in one
     assert "5.00 (at least -0.10)" in one
     assert "the same" in other

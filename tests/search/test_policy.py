@@ -264,6 +264,27 @@ def test_so_many_layers_as_it_takes() -> None:
     assert set(step.exclude) == {"a", "b"}  # type: ignore[attr-defined]
 
 
+def test_layers_stay_in_float_where_it_costs_the_fewest_milliseconds() -> None:
+    world = World(harm=dict.fromkeys("ab", 9.0), integer_harm={"a": 0.015, "b": 0.015})
+    integer, original = {"a": 0.2, "b": 0.2, "head": 0.05}, {"a": 1.0, "b": 0.3, "head": 0.1}  # a gains most
+
+    def layer_times(recipe: Recipe) -> dict[str, float]:
+        return integer if recipe.steps else original
+
+    Policy(world.space, world.goal, world.judge, replace(world.tools, layer_times=layer_times)).run()
+    partly = [r.steps[0].exclude for r in tried(world) if names(r) == ["Quantize"] and r.steps[0].exclude]  # type: ignore[attr-defined]
+    assert "b" in partly[0]
+    assert "a" not in partly[0]  # though b, with more weights, would make the smaller file
+
+
+def test_what_stays_float_is_computed_in_the_shorter_one() -> None:
+    world = World(harm={"a": 9.0}, integer_harm={"head": 0.05}, precisions=("f32", "bf16"))
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["Quantize", "Cast"]
+    assert best.recipe.steps[0].exclude == ("head",)  # type: ignore[attr-defined]
+
+
 def test_it_asks_training_before_it_gives_up_integers() -> None:
     world = World(harm={"a": 1.0}, integer_harm={"a": 0.1}, trainable=True, healed=0.95, max_drop=0.01)
     best = search(world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,8 +45,17 @@ def test_no_choice_hurts_less(damages: list[tuple[float, ...]], data: st.DataObj
 
 
 def test_damages_far_below_the_solvers_tolerance_are_told_apart() -> None:
-    damage = {"a": {8: 0.0, 4: 3e-9}, "b": {8: 0.0, 4: 2e-9}}
-    assert allocate_bits(damage, {name: {8: 8.0, 4: 4.0} for name in "ab"}, 12) == {"a": 8, "b": 4}
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        names = [f"l{i}" for i in range(6)]
+        damage = {n: {b: float(d) for b, d in zip(BITS, rng.uniform(1, 9, 3) * 1e-8, strict=True)} for n in names}
+        cost = {n: {b: float(b * size) for b in BITS} for n, size in zip(names, rng.integers(1, 50, 6), strict=True)}
+        limit = 0.6 * sum(of_layer[8] for of_layer in cost.values())
+        found = allocate_bits(damage, cost, limit)
+        assert found is not None
+        choices = [dict(zip(names, bits, strict=True)) for bits in product(BITS, repeat=6)]
+        within = [c for c in choices if sum(cost[n][b] for n, b in c.items()) <= limit]
+        assert found == min(within, key=lambda c: sum(damage[n][b] for n, b in c.items()))
 
 
 def test_sizes_by_hand() -> None:
