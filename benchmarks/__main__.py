@@ -16,6 +16,7 @@ ALL = (
     "kill",
     "mobilenet",
     "quantization",
+    "mixed",
     "ladder",
     "weights",
     "resnet20",

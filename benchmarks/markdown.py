@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,3 +48,8 @@ def speed(found: Row | None, digits: int = 2) -> str:
         return ""
     value, low, high = (f"{found[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{value}x ({low}-{high}){', noisy' if found.get('noisy') else ''}"
+
+
+def points_at_least(fraction: float) -> str:
+    """A lower bound in points, rounded down."""
+    return f"{math.floor(1e4 * fraction + 1e-6) / 100 + 0.0:.2f}"

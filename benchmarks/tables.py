@@ -5,13 +5,12 @@ A figure that no record holds is not written: the table says that the benchmark 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 
 from benchmarks import records
 from benchmarks import tables_quantization as few_bits
-from benchmarks.markdown import NOT_RUN, Row, measured_on, table
+from benchmarks.markdown import NOT_RUN, Row, measured_on, points_at_least, table
 from laconic.core import describe
 from laconic.report import words
 
@@ -73,7 +72,7 @@ def quantization() -> str:
     rows = []
     for row in found["summary"]:
         to_float, to_peer = row["speed_to_float"], row["laconic_over_peer"]
-        less = f"{words.points(row['difference'])} (at least {_points_at_least(row['difference_low'])})"
+        less = f"{words.points(row['difference'])} (at least {points_at_least(row['difference_low'])})"
         peer_speed = f"{to_peer['value']:.3f} ({to_peer['low']:.3f}-{to_peer['high']:.3f}), {row['fastest_peer']}"
         rows.append(
             [
@@ -100,11 +99,6 @@ def quantization() -> str:
     skipped = "".join(f"\n\nNot run: {name}: {reason}." for name, reason in found["skipped"].items())
     recipe = f"\n\nRecipe of all rows: {describe(found['recipe'])}."
     return table(columns, rows) + recipe + skipped + measured_on(found)
-
-
-def _points_at_least(fraction: float) -> str:
-    """A lower bound in points, rounded down."""
-    return f"{math.floor(1e4 * fraction + 1e-6) / 100 + 0.0:.2f}"
 
 
 def factorize() -> str:
@@ -181,6 +175,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "results": results,
     "quantization": quantization,
     "factorize": factorize,
+    "mixed": few_bits.mixed,
     "certificate": certificate,
     "reliability": reliability,
     "peers": few_bits.peers,

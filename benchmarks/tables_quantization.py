@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.markdown import Row, record_table, speed
+from benchmarks.markdown import Row, points_at_least, record_table, speed
+from laconic.core import describe
 from laconic.report import words
 
 
@@ -74,6 +75,29 @@ def w4() -> str:
         return [row["name"], *numbers, f"{row['seconds']:.0f}", f"{row['cpu_seconds']:.0f}"]
 
     return record_table("w4", columns, line, _calibrated)
+
+
+def mixed() -> str:
+    """Mixed precision beside uniform precision of the same file size."""
+    columns = ["network, data", "n", "uniform weights", "agree with float32", "mixed weights agree"]
+
+    def line(row: Row) -> list[str]:
+        uniform, other = row["uniform"], row["mixed"]
+        same = uniform["bits"] == other["bits"]
+        less = f"{words.points(row['difference'])} (at least {points_at_least(row['difference_low'])})"
+        return [
+            *(row["network"], f"{row['n']:,}", f"{row['width']} bits, {words.size(uniform['file_bytes'])}"),
+            f"{uniform['agreement']:.2%}",
+            "the same file" if same else f"**{other['agreement']:.2%}**, {words.size(other['file_bytes'])}",
+            "" if same else less,
+            ", ".join(f"{count} of {bits}" for bits, count in other["layers"].items()),
+        ]
+
+    def below(found: Row) -> str:
+        skipped = "".join(f" Not run: {name}: {reason}." for name, reason in found["skipped"].items())
+        return f"Recipe of all rows, bits apart: {describe(found['recipe'])}; activations of 8 bits.{skipped}"
+
+    return record_table("mixed", [*columns, "mixed less uniform, points (95 %)", "layers of bits"], line, below)
 
 
 def weights() -> str:

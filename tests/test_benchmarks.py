@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from benchmarks import records, tables_quantization
+from benchmarks.mixed import Bench
 from benchmarks.peers import _real, _stored
 from benchmarks.quantization import less, summary
 
@@ -42,3 +44,41 @@ def test_foreign_integers_are_the_codes_of_their_scale_and_zero_point() -> None:
     assert _stored(x, tensor).tolist() == [[-128, -5, -3, -1, 127]]
     assert _real(_stored(x, tensor), tensor).tolist() == [[-62.5, -1.0, 0.0, 1.0, 65.0]]
     assert _stored(x, {"quantization": (0.0, 0), "dtype": np.float32}).dtype == np.float32
+
+
+def test_a_mixed_file_is_of_the_least_damage_and_no_larger_than_the_uniform_one() -> None:
+    bench = object.__new__(Bench)  # without a network: files are as large as is counted, and 30 bytes
+    bench.params, bench.once = {"a": 1000.0, "b": 400.0, "c": 100.0}, dict.fromkeys((2, 4, 8), 0.0)
+    bench.cost = {name: {bits: n * bits / 8 for bits in (2, 4, 8)} for name, n in bench.params.items()}
+    bench.damage = {"a": {2: 0.1, 4: 0.0, 8: 0.0}, "b": {2: 9.0, 4: 1.0, 8: 0.0}, "c": {2: 2.0, 4: 0.5, 8: 0.0}}
+    asked: list[dict[str, int]] = []
+
+    def file(bits: dict[str, int]) -> tuple[dict[str, object], np.ndarray]:
+        asked.append(bits)
+        size = sum(bench.cost[name][b] for name, b in bits.items()) + 30 * (len(asked) == 1)
+        return {"file_bytes": size, "bits": bits}, np.ones(1)
+
+    bench._file = file  # type: ignore[method-assign, assignment]
+    most = 1500 * 4 // 8
+    found, _ = bench._fitted(4, most)
+    assert found["bits"] == asked[-1]
+    assert found["file_bytes"] <= most
+    assert asked == [{"a": 2, "b": 8, "c": 8}, {"a": 2, "b": 8, "c": 4}]
+
+
+def test_the_table_says_where_the_uniform_file_is_the_best_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(name: str, bits: dict[str, int]) -> dict[str, object]:
+        uniform = {"file_bytes": 2000, "agreement": 0.9, "bits": {"a": 3, "b": 3}}
+        mixed = {"file_bytes": 1990, "agreement": 0.95, "bits": bits, "layers": {"2": 1, "8": 1}}
+        gain = {"difference": 0.05, "difference_low": -0.001}
+        return {"network": name, "n": 1000, "width": 3, "uniform": uniform, "mixed": mixed, **gain}
+
+    rows = [row("one", {"a": 2, "b": 8}), row("other", {"a": 3, "b": 3})]
+    machine = {"processor": "p", "architecture": "a", "cores": 2}
+    record = {"rows": rows, "recipe": [], "skipped": {}, "date": "d", "machine": machine, "libraries": {}}
+    monkeypatch.setattr(records, "read", lambda name: record)
+    one, other = tables_quantization.mixed().splitlines()[2:4]
+    assert "**95.00%**" in one
+    assert "5.00 (at least -0.10)" in one
+    assert "the same" in other
+    assert "5.00" not in other

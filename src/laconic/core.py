@@ -166,6 +166,16 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Width:
+    """What weights of some number of bits take in a file: ``bits`` each, ``layer_bytes`` for a layer that has them, and
+    ``once_bytes`` where any layer has."""
+
+    bits: float
+    layer_bytes: int = 0
+    once_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Traits:
     """What is fast on a target, as plain data; each runtime's file states its own.
 
@@ -175,7 +185,8 @@ class Traits:
     ``inputs_only``: every operator may, so that quantizers belong in front of operators, and an addition is fused to
     the layer that gives one of its inputs. ``weight_kernels``: the widths in bits of the weights that its linear layers
     read as they are stored. ``channel_multiple``: channel counts that its kernels like. ``precisions``: float types
-    that it computes in.
+    that it computes in. ``widths``: what its files store integer weights in, by the bits of their codes; those that
+    make no file smaller are missing.
     """
 
     activation: Literal["uint8", "int8"] = "uint8"
@@ -187,6 +198,7 @@ class Traits:
     weight_kernels: frozenset[int] = frozenset()
     channel_multiple: int = 1
     precisions: tuple[str, ...] = ("f32",)
+    widths: Mapping[int, Width] = field(default_factory=lambda: {8: Width(8.0)})
 
 
 # --------------------------------------------------------------------------------------------------- steps and recipes

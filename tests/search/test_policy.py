@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from laconic.core import Recipe, Trial
+from laconic.core import Recipe, Trial, Width
 from laconic.search.policy import RANGES, BudgetSpentError, Policy, neighbours
 from laconic.search.space import KEEPS
 from laconic.steps import STEPS
-from tests.search.world import World
+from tests.search.world import STORED, World
 
 Quantize, Prune, Tune, Cast = (STEPS[name] for name in ("Quantize", "PruneChannels", "FineTune", "Cast"))
 
@@ -188,46 +188,54 @@ def test_more_effort_is_spent_where_there_is_time() -> None:
     assert {20.0, 40.0, 80.0} <= epochs
 
 
-# ------------------------------------------------------------------------------------------------------------- 4 bits
+# --------------------------------------------------------------------------------------------------- fewer than 8 bits
 
 LAYERS = [f"g{i}" for i in range(6)]
 
 
-def narrow(recipe: Recipe, world: World) -> set[str]:
-    return {name for step in recipe.steps if type(step).__name__ == "Quantize" for name in world.narrow(step)}
+def narrow(recipe: Recipe, world: World) -> dict[str, int]:
+    return next((world.narrow(step) for step in recipe.steps if type(step).__name__ == "Quantize"), {})
 
 
-def test_four_bits_where_they_hurt_nobody() -> None:
+def test_the_fewest_bits_where_they_hurt_nobody() -> None:
     world = World(harm=dict.fromkeys(LAYERS, 9.0), minimize="size")
     best = search(world)
     assert best is not None
     assert names(best.recipe) == ["Quantize"]
-    assert narrow(best.recipe, world) == {*LAYERS, "head"}
+    assert narrow(best.recipe, world) == dict.fromkeys([*LAYERS, "head"], 2)
 
 
-def test_rounding_is_computed_before_bits_are_given_back() -> None:
-    hurt = {"g0": 0.03}
-    best = search(World(harm=dict.fromkeys(LAYERS, 9.0), narrow_harm=hurt, minimize="size"))
-    assert best is not None
-    assert names(best.recipe) == ["Quantize", "GPTQ"]
+@pytest.mark.parametrize(("harm", "trainable", "mended"), [(0.03, False, "GPTQ"), (0.1, True, "LSQ")])
+def test_rounding_is_computed_and_learned_before_bits_are_given_back(harm: float, trainable: bool, mended: str) -> None:
+    world = World(harm=dict.fromkeys(LAYERS, 9.0), narrow_harm={"g0": harm}, minimize="size", trainable=trainable)
+    search(world)
+    uniform = [recipe for recipe in tried(world) if set(narrow(recipe, world).values()) == {4}]
+    assert names(uniform[-1] if trainable else uniform[1])[-1] == mended
 
 
-@pytest.mark.parametrize(("trainable", "learned"), [(False, "Reconstruct"), (True, "LSQ")])
-def test_rounding_is_learned_before_bits_are_given_back(trainable: bool, learned: str) -> None:
-    world = World(harm=dict.fromkeys(LAYERS, 9.0), narrow_harm={"g0": 0.1}, minimize="size", trainable=trainable)
+def test_layers_get_the_bits_that_they_need() -> None:
+    harm = {"g0": 0.0, "g1": 0.9, "g2": 0.004, "g3": 0.02, "g4": 0.3, "g5": 0.001, "head": 0.1}
+    world = World(harm=dict.fromkeys(LAYERS, 9.0), narrow_harm=harm, minimize="size")
     best = search(world)
     assert best is not None
-    assert names(best.recipe)[-2:] == ["Quantize", learned]
-    assert narrow(best.recipe, world) == {*LAYERS, "head"}
+    found = {name: narrow(best.recipe, world).get(name, 8) for name in harm}
+    order = sorted(harm, key=lambda name: harm[name])
+    assert found["g0"] == 2
+    assert len(set(found.values())) >= 4
+    assert found["g1"] > found["g3"] >= found["g5"]
+    assert [found[name] for name in order[:2]] == sorted(found[name] for name in order[:2])
+    uniform = min(b for b in STORED if world.drop(Recipe((Quantize(bits=b), STEPS["Reconstruct"]()))) <= world.max_drop)
+    assert (
+        best.measurements["file_bytes"].value
+        < world.truth(Recipe((Quantize(bits=uniform),))).measurements["file_bytes"].value
+    )
 
 
-def test_layers_that_cannot_bear_four_bits_keep_eight() -> None:
-    world = World(harm=dict.fromkeys(LAYERS, 9.0), narrow_harm={"g1": 0.9, "g4": 0.9}, minimize="size")
-    best = search(world)
-    assert best is not None
-    assert not {"g1", "g4"} & narrow(best.recipe, world)
-    assert {"g5", "g3"} <= narrow(best.recipe, world)
-    assert best.measurements["file_bytes"].value < 0.23e6
+def test_a_target_that_stores_8_bits_alone_is_asked_for_no_fewer() -> None:
+    world = World(harm=dict.fromkeys(LAYERS, 9.0), minimize="size")
+    space = replace(world.space, widths={8: Width(8.0)})
+    Policy(space, world.goal, world.judge, world.tools).run()
+    assert not any(narrow(recipe, world) for recipe in tried(world))
 
 
 def test_where_only_the_speed_counts_nobody_asks_for_fewer_bits() -> None:
@@ -254,6 +262,27 @@ def test_so_many_layers_as_it_takes() -> None:
     assert best is not None
     (step,) = [s for s in best.recipe.steps if type(s).__name__ == "Quantize"]
     assert set(step.exclude) == {"a", "b"}  # type: ignore[attr-defined]
+
+
+def test_layers_stay_in_float_where_it_costs_the_fewest_milliseconds() -> None:
+    world = World(harm=dict.fromkeys("ab", 9.0), integer_harm={"a": 0.015, "b": 0.015})
+    integer, original = {"a": 0.2, "b": 0.2, "head": 0.05}, {"a": 1.0, "b": 0.3, "head": 0.1}  # a gains most
+
+    def layer_times(recipe: Recipe) -> dict[str, float]:
+        return integer if recipe.steps else original
+
+    Policy(world.space, world.goal, world.judge, replace(world.tools, layer_times=layer_times)).run()
+    partly = [r.steps[0].exclude for r in tried(world) if names(r) == ["Quantize"] and r.steps[0].exclude]  # type: ignore[attr-defined]
+    assert "b" in partly[0]
+    assert "a" not in partly[0]  # though b, with more weights, would make the smaller file
+
+
+def test_what_stays_float_is_computed_in_the_shorter_one() -> None:
+    world = World(harm={"a": 9.0}, integer_harm={"head": 0.05}, precisions=("f32", "bf16"))
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["Quantize", "Cast"]
+    assert best.recipe.steps[0].exclude == ("head",)  # type: ignore[attr-defined]
 
 
 def test_it_asks_training_before_it_gives_up_integers() -> None:
@@ -379,6 +408,10 @@ def test_quantize_alone_is_not_left_out() -> None:
     assert Recipe() not in near(Quantize())
 
 
-def test_one_layer_fewer_in_8_bits_is_a_neighbour() -> None:
-    found = near(Quantize(bits=4, layers={"a": 8, "b": 8}), minimize="size")
-    assert Recipe((Quantize(bits=4, layers={"b": 8}),)) in found
+def test_one_layer_in_the_next_fewer_bits_is_a_neighbour() -> None:
+    found = near(Quantize(bits=4, layers={"a": 8, "b": 2}), minimize="size")
+    narrower = [
+        r.steps[0].layers for r in found if type(r.steps[0]).__name__ == "Quantize" and r.steps[0].ranges == "mse"
+    ]  # type: ignore[attr-defined]
+    assert narrower[:2] == [{"a": 6, "b": 2}, {"a": 8, "b": 2, "head": 3}]
+    assert len(narrower) == 2  # b has the fewest already

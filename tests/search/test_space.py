@@ -64,7 +64,13 @@ def test_the_notches_are_small_steps_down() -> None:
 def test_read_from_what_the_evaluator_describes() -> None:
     row = {"name": "a", "kind": "conv", "macs": 3, "params": 2, "gives": "a", "reads": {}}
     described = {
-        "space": {"groups": [["a", 8]], "layers": [row], "integer": True, "precisions": ["f32", "bf16"]},
+        "space": {
+            "groups": [["a", 8]],
+            "layers": [row],
+            "integer": True,
+            "precisions": ["f32", "bf16"],
+            "widths": [[8, {"bits": 8.0}]],
+        },
         "trainable": False,
         "splits": {"train": 128, "search": 300, "holdout": 872},
     }

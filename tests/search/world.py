@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from laconic.core import Measurement, Recipe, Target, Trial
+from laconic.core import Measurement, Recipe, Target, Trial, Width
 from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.policy import BudgetSpentError, Tools
 from laconic.search.space import KEEPS, LayerCost, Space
 from laconic.steps import STEPS
 
+STORED = (2, 3, 4, 5, 6, 8)
 BYTES, MACS, LATENCY_MS = 1_000_000.0, 5_000_000.0, 2.0
 
 
@@ -55,9 +56,10 @@ class World:
     """Groups of channels that hurt by ``harm[group]`` times the square of what is removed of them, and layers that hurt
     by ``integer_harm[layer]`` in integers. Integers make the file a quarter and divide the time by ``integer_speed``.
 
-    ``narrow_harm[layer]``: what a layer hurts more in 4 bits, rounded to the nearest; GPTQ mends half of it, and what
-    is learned nine tenths; 4 bits make the file an eighth. ``fails``: whether a recipe's trial is an error. ``ledger``
-    remembers every trial and probe; ``asked`` every recipe in the order in which it was asked for.
+    ``narrow_harm[layer]``: what a layer hurts more in 4 bits, rounded to the nearest, a fourth of that with each bit
+    more; GPTQ mends half of it, and what is learned nine tenths; bits are stored as they are. ``fails``: whether a
+    recipe's trial is an error. ``ledger`` remembers every trial and probe; ``asked`` every recipe in the order in which
+    it was asked for.
     """
 
     harm: Mapping[str, float] = field(default_factory=dict)
@@ -85,7 +87,8 @@ class World:
             for i, n in enumerate(names)
         ]
         layers.append(LayerCost("head", "linear", 1e4, 1e4, None, {names[-1]: 1.0} if names else {}))
-        return Space(dict.fromkeys(names, 32), layers, self.integer, self.precisions, self.trainable, 1000)
+        stored = {bits: Width(float(bits)) for bits in STORED}
+        return Space(dict.fromkeys(names, 32), layers, self.integer, self.precisions, self.trainable, 1000, stored)
 
     @property
     def goal(self) -> Goal:
@@ -127,7 +130,7 @@ class World:
         if "Quantize" in names:
             share = self.integer_share(recipe)
             speed /= 1 - share + share / self.integer_speed
-            size *= 1 - 0.75 * share - 0.125 * self.narrow_share(recipe)
+            size *= 1 - 0.75 * share - self.narrow_share(recipe)
         if "Cast" in names:
             speed *= 1.5
         macs = self.space.cost(notches, "macs")
@@ -144,24 +147,23 @@ class World:
                 found += sum(self.harm[g] * (1 - KEEPS[n]) ** 2 for g, n in self.notches(recipe).items())
             if name == "Quantize":
                 found += sum(h for layer, h in self.integer_harm.items() if layer not in step.exclude)  # type: ignore[attr-defined]
-                narrow = sum(self.narrow_harm.get(layer, 0.0) for layer in self.narrow(step))
-            if name == "QuantizeWeights":
-                narrow = sum(h for layer, h in self.narrow_harm.items() if layer not in step.exclude)  # type: ignore[attr-defined]
+                narrow = sum(self.narrow_harm.get(layer, 0.0) * 4 ** (4 - b) for layer, b in self.narrow(step).items())
             narrow *= {"GPTQ": 0.5, "LSQ": 0.1, "Reconstruct": 0.1}.get(name, 1.0)
             if name == "FineTune":
                 found *= 1 - self.healed
         return found + narrow
 
-    def narrow(self, step: object) -> list[str]:
-        """The layers that a Quantize puts into 4 bits."""
+    def narrow(self, step: object) -> dict[str, int]:
+        """The layers that a Quantize puts into fewer bits than 8, with these."""
         settings: Any = step
-        names = [layer.name for layer in self.space.layers if layer.name not in settings.exclude]
-        return [name for name in names if settings.layers.get(name, settings.bits) == 4]
+        bits = {n.name: settings.layers.get(n.name, settings.bits) for n in self.space.layers}
+        return {name: b for name, b in bits.items() if b < 8 and name not in settings.exclude}
 
     def narrow_share(self, recipe: Recipe) -> float:
+        """What fewer bits than 8 save of the original's."""
         narrow = next(self.narrow(step) for step in recipe.steps if type(step).__name__ == "Quantize")
         params = {layer.name: layer.params for layer in self.space.layers}
-        return sum(params[name] for name in narrow) / sum(params.values())
+        return sum(params[name] * (8 - bits) / 32 for name, bits in narrow.items()) / sum(params.values())
 
     def integer_share(self, recipe: Recipe) -> float:
         """The share of the layers that a recipe puts into integers."""

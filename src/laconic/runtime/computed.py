@@ -25,7 +25,8 @@ _BITS: dict[int, int] = {
 
 
 def stored_bits(proto: onnx.ModelProto, codebook_bits: Mapping[str, float]) -> dict[str, int]:
-    """The bits of a stored weight, by layer: ``codebook_bits``, by weight, for those that are codes into a table."""
+    """The bits of a stored weight, by layer: ``codebook_bits``, by constant, for those that hold codes in fewer bits
+    than their own type has."""
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     makers = {value: node for node in proto.graph.node for value in node.output}
 

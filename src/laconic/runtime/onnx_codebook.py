@@ -151,13 +151,13 @@ def store(model: ir.Model) -> dict[str, float]:
     return stored
 
 
-def digits(base: int) -> int:
-    """How many digits to ``base``, at least 2, fit 16 bits.
+def digits(base: int, end: int = 2**16) -> int:
+    """How many digits to ``base``, at least 2, a number below ``end`` holds: one of 16 bits if nothing else is said.
 
     >>> [digits(k) for k in (2, 3, 4, 16, 32, 256)]
     [16, 10, 8, 4, 3, 2]
     """
-    return max(count for count in range(1, 17) if base**count <= 2**16)
+    return max(count for count in range(1, end.bit_length()) if base**count <= end)
 
 
 def smallest(weight: Array) -> Form | None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from laconic.core import Arrays, Facts
-from laconic.runtime import onnx_blocks, onnx_codebook, onnx_recurrent
+from laconic.runtime import onnx_blocks, onnx_codebook, onnx_codes, onnx_recurrent
 from laconic.runtime.export import frozen_weights, onnx_of, program_of
 from laconic.runtime.onnx_finish import finish
 from laconic.runtime.onnx_place import graph_of
@@ -34,6 +34,7 @@ def deploy(model: nn.Module, example: Arrays, path: Path, integer_lstm: bool = F
         onnx_codebook.fold_norms(graph)
         finish(graph)
         codebooks = onnx_codebook.store(graph)
+        codes = onnx_codes.store(graph)
     precision = getattr(model, "precision", "f32")
     if precision != "f32":
         graph.metadata_props[_PRECISION] = precision
@@ -41,7 +42,7 @@ def deploy(model: nn.Module, example: Arrays, path: Path, integer_lstm: bool = F
     del proto.graph.value_info[:]  # the shapes of constants, once more
     path.write_bytes(proto.SerializeToString())
     facts: Facts = {"operators": count_operators(proto), "precision": precision}
-    found = {"short_weights": short, "codebook_bits": codebooks}
+    found = {"short_weights": short, "codebook_bits": codebooks, "code_bits": codes}
     return {**facts, **{name: value for name, value in found.items() if value}}
 
 

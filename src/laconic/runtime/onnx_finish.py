@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -18,8 +17,6 @@ from laconic.core import Array
 from laconic.runtime.onnx_shorten import shorten
 
 _MOVES = ("MaxPool", "Flatten", "Reshape")
-_LARGEST_INT4, _INT4_OPSET = 7, 21
-_WORTH_A_NODE = 512  # codes; a Cast takes about a hundred bytes
 _LARGEST_BIAS = 2**30  # the other half of an int32 is for the products that are added to it
 
 
@@ -49,8 +46,6 @@ def _constant(value: ir.Value | None) -> Array | None:
     node = value.producer()
     if node is not None and node.op_type == "Constant" and "value" in node.attributes:
         return node.attributes["value"].as_tensor().numpy()
-    if node is not None and node.op_type == "Cast" and (narrow := _constant(node.inputs[0])) is not None:
-        return narrow.astype(ir.DataType(node.attributes["to"].as_int()).numpy())
     return None
 
 
@@ -82,21 +77,7 @@ def _store_weight(graph: ir.Graph, dequantize: ir.Node) -> None:
     codes = np.clip(codes, -limits.max if limits.min < 0 else 0, limits.max).astype(zero.dtype)
     original = quantize.inputs[0]
     assert original is not None
-    dequantize.replace_input_with(0, _stored_codes(graph, dequantize, f"{original.name}.codes", codes))
-
-
-def _stored_codes(graph: ir.Graph, dequantize: ir.Node, name: str, codes: Array) -> ir.Value:
-    """Codes that fit in 4 bits are stored in 4 and widened by a Cast, which runtimes fold when they open the file: half
-    the bytes, and the same integer kernels."""
-    opset = graph.opset_imports[""]
-    narrow = codes.dtype == np.int8 and np.abs(codes).max(initial=0) <= _LARGEST_INT4
-    if not narrow or codes.size < _WORTH_A_NODE or opset < _INT4_OPSET - 1:
-        return _initializer(graph, name, codes)
-    graph.opset_imports[""] = max(opset, _INT4_OPSET)  # which differs from the one before in its types alone
-    stored = _initializer(graph, name, codes.astype(ml_dtypes.int4))
-    widen = _like(ir.node("Cast", [stored], attributes={"to": ir.DataType.INT8}), dequantize)
-    dequantize.prepend(widen)
-    return widen.outputs[0]
+    dequantize.replace_input_with(0, _initializer(graph, f"{original.name}.codes", codes))
 
 
 def _store_bias(graph: ir.Graph, node: ir.Node) -> None:

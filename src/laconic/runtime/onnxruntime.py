@@ -19,7 +19,7 @@ from torch import nn
 from laconic.core import Array, Arrays, Facts, JsonObject, Target, Traits
 from laconic.errors import DeployError
 from laconic.machine import cpu_flags
-from laconic.runtime import onnx_file
+from laconic.runtime import onnx_codes, onnx_file
 from laconic.runtime.computed import stored_bits, summed
 from laconic.runtime.nodes import Arithmetic, Node, times_by_module, undisturbed
 from laconic.runtime.session import Session
@@ -47,12 +47,13 @@ def traits(target: Target) -> Traits:
         float_output=True,
         weight_kernels=frozenset({2, 4, 8}),
         channel_multiple=8,
+        widths=onnx_codes.WIDTHS,
     )
 
 
 def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts:
     facts = onnx_file.deploy(model, example, path, integer_lstm=True)
-    stored = stored_bits(onnx.load(path), facts.get("codebook_bits", {}))
+    stored = stored_bits(onnx.load(path), {**facts.get("codebook_bits", {}), **facts.get("code_bits", {})})
     return {**facts, "computed": summed(stored, _kernels(path, target))}
 
 

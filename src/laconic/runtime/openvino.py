@@ -24,7 +24,7 @@ from torch import nn
 from laconic.core import Array, Arrays, Facts, Target, Traits
 from laconic.errors import DeployError, MissingExtraError
 from laconic.machine import cpu_flags
-from laconic.runtime import onnx_file
+from laconic.runtime import onnx_codes, onnx_file
 from laconic.runtime.computed import stored_bits, summed
 from laconic.runtime.nodes import Arithmetic, Node, times_by_module, undisturbed
 from laconic.runtime.session import Session
@@ -52,13 +52,14 @@ def traits(target: Target) -> Traits:
         float_output=True,
         weight_kernels=frozenset({2, 4, 8}),
         channel_multiple=8,
+        widths=onnx_codes.WIDTHS,
         precisions=("f32", "bf16") if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags() else ("f32",),
     )
 
 
 def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts:
     facts = onnx_file.deploy(model, example, path)
-    stored = stored_bits(onnx.load(path), facts.get("codebook_bits", {}))
+    stored = stored_bits(onnx.load(path), {**facts.get("codebook_bits", {}), **facts.get("code_bits", {})})
     return {**facts, "computed": summed(stored, _kernels(path, target))}
 
 

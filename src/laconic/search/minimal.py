@@ -36,16 +36,18 @@ def difference(before: Recipe, after: Recipe) -> str:
     for was, now in zip(before.steps, after.steps, strict=True):
         old_settings = settings(was, every=True)
         for name, value in settings(now, every=True).items():
-            changes += _changed(name, old_settings[name], value)
+            usual = old_settings.get({"PruneChannels": "ratio", "Quantize": "bits"}.get(type(was).__name__, ""), 0.0)
+            changes += _changed(name, old_settings[name], value, usual)
     return ", ".join(changes)
 
 
-def _changed(name: str, was: Any, now: Any) -> list[str]:
+def _changed(name: str, was: Any, now: Any, usual: float) -> list[str]:
+    """``usual``: what a layer has that is not named."""
     if was == now:
         return []
     if isinstance(now, dict):
         gone = [f"{key} as the others" for key in was if key not in now]
-        return gone + [change for key in now for change in _changed(key, was.get(key, 0.0), now[key])]
+        return gone + [change for key in now for change in _changed(key, was.get(key, usual), now[key], usual)]
     if isinstance(now, list):
         return [f"{name} without {item}" for item in was if item not in now]
     return [f"{name} {was} -> {now}"]

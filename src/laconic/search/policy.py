@@ -5,10 +5,10 @@ ledger are returned at once, so the same ledger leads to the same next recipe: t
 and seed. ``evaluate`` raises :class:`BudgetSpentError` when the budget has ended, wherever the story then is.
 
 The story: integers first (a valid package within the first minute), in several forms, the *tails* of later recipes,
-where the size counts also with 4 bits for as many layers as the floor allows; then channels are removed by an
-allocation that lowers the cost until the floor is missed, with every tail, since a layer that was worth its integers
-may not be when it has fewer channels; a bisection between the last that passed and the first that failed; then single
-notches around the best; then the same with twice the training, for as long as the budget lasts.
+where the size counts also with fewer bits for each layer than 8, as few as the floor allows; then channels are removed
+by an allocation that lowers the cost until the floor is missed, with every tail, since a layer that was worth its
+integers may not be when it has fewer channels; a bisection between the last that passed and the first that failed; then
+single notches around the best; then the same with twice the training, for as long as the budget lasts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from laconic.core import Recipe, Step, Trial
 from laconic.goal import Goal
 from laconic.search.allocate import Damage, allocate
 from laconic.search.choose import Judge
-from laconic.search.precision import allocate_bits
+from laconic.search.precision import FLOAT, Choices, allocate_bits, sensitivities, sizes, with_bits
 from laconic.search.space import KEEPS, PROBED, Space
 
 RANGES = ("mse", "percentile", "minmax")
-_NARROW = 4  # bits: what files store in less than a byte
+_NARROW = 4  # bits: what is tried in all layers before each is asked how few it bears
 _LEAST_COST = 0.01
 _BISECTIONS = 4
 _CLOSE = 1.06
@@ -94,11 +94,13 @@ class Policy:
 
     def _tails(self) -> list[Tail]:
         """The ends of recipes that keep the original above the floor, the best first, and the empty one."""
-        tried = self._quantized() if self.space.integer else []
-        if self.goal.minimize == "size":
-            tried += self._narrowed([tail for trial, tail in tried if self.judge.holds(trial)])
-        for precision in self.space.precisions[1:]:
-            tried.append(self._tried(self._step("Cast", precision=precision)))
+        tried = [self._tried(self._step("Cast", precision=p)) for p in self.space.precisions[1:]]
+        if self.space.integer:
+            shorter = self.judge.best([trial for trial, _ in tried if self.judge.passes(trial)])
+            integers = self._quantized(shorter.recipe.steps if shorter else ())
+            if self.goal.minimize == "size":
+                integers += self._narrowed([tail for trial, tail in integers if self.judge.holds(trial)])
+            tried += integers
         holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
         best = self.judge.best([trial for trial, _ in holding if self.judge.passes(trial)])
         holding.sort(key=lambda pair: pair[0] is not best)
@@ -107,69 +109,99 @@ class Policy:
     def _tried(self, *tail: Step) -> tuple[Trial, Tail]:
         return self._try(*tail), tail
 
-    def _quantized(self) -> list[tuple[Trial, Tail]]:
-        """Quantization in its forms: the best ranges; where all layers together fail, fewer layers, or training."""
+    def _quantized(self, rest: Tail) -> list[tuple[Trial, Tail]]:
+        """Quantization in its forms: the best ranges; where all layers together fail, fewer layers, or training.
+        ``rest``: in which shorter float what stays float is computed best, if there is one."""
         tried = [self._tried(self._step("Quantize", ranges=ranges)) for ranges in RANGES]
         working = [(trial, tail) for trial, tail in tried if not trial.error]
         if not working:
             return []
         safest, (step,) = min(working, key=lambda pair: _harm(pair[0]))
+        both = [self._tried(step, *rest)] if rest else []
         if self.judge.holds(safest):
             best = self.judge.best([t for t, _ in working if self.judge.passes(t)]) or safest
-            return [(trial, tail) for trial, tail in working if trial is best] + self._faster_parts(step)
+            return [pair for pair in working if pair[0] is best] + both + self._faster_parts(step, rest)
         if self.space.trainable:
             trained = self._tried(step, self._step("FineTune", epochs=self._epochs(1.0), lr=1e-4))
             if self.judge.holds(trained[0]):
                 return [trained]
-        return list(self._partly_quantized(step))
+        return self._partly_quantized(step, rest)
 
-    def _faster_parts(self, step: Step) -> list[tuple[Trial, Tail]]:
+    def _faster_parts(self, step: Step, rest: Tail) -> list[tuple[Trial, Tail]]:
         """Quantized but for the layers that run slower in integers than in float, and linear layers alone: integers
         may cost convolutions more than they gain, and still make the file small."""
         if self.goal.minimize != "latency":
             return []
-        before, after = self.tools.layer_times(Recipe()), self.tools.layer_times(Recipe((step,)))
-        names = [layer.name for layer in self.space.layers]
-        slower = tuple(n for n in names if n in before and n in after and after[n] > before[n])
+        slower = tuple(name for name, ms in self._costs(step, rest).items() if ms[8] > ms[FLOAT])
         convolutions = tuple(layer.name for layer in self.space.layers if layer.kind == "conv")
-        parts = dict.fromkeys(part for part in (slower, convolutions) if 0 < len(part) < len(names))
-        return [self._tried(_with(step, exclude=part)) for part in parts]
+        parts = dict.fromkeys(part for part in (slower, convolutions) if 0 < len(part) < len(self.space.layers))
+        return [self._tried(_with(step, exclude=part), *rest) for part in parts]
 
-    def _partly_quantized(self, step: Step) -> Iterator[tuple[Trial, Tail]]:
-        """Leave the layers in float that hurt most when they alone are quantized: one, two, four, ... of them."""
+    def _partly_quantized(self, step: Step, rest: Tail) -> list[tuple[Trial, Tail]]:
+        """Some layers in integers, the others in float: the least damage for its cost, as cheap as the floor allows."""
         names = [layer.name for layer in self.space.layers]
-        damages = {
-            n: self.tools.probe(Recipe((_with(step, exclude=tuple(m for m in names if m != n)),))) for n in names
-        }
-        order = sorted(names, key=lambda name: -(damages[name] or 0.0))
-        count = 1
-        while count < len(names):
-            trial, tail = self._tried(_with(step, exclude=tuple(order[:count])))
-            yield trial, tail
-            if self.judge.holds(trial):
-                return
-            count *= 2
+        damage = sensitivities((step,), names, (8,), self.tools.probe)
+        choices = {name: {FLOAT: 0.0, **of_layer} for name, of_layer in damage.items()}
+        cost, tried = self._costs(step, rest), list[tuple[Trial, Tail]]()
+
+        def holds(bits: Mapping[str, int]) -> bool:
+            if set(bits.values()) == {FLOAT}:
+                return True
+            tried.append(self._tried(with_bits(step, bits), *rest))
+            return self.judge.holds(tried[-1][0])
+
+        self._bisect(choices, cost, sum(of_layer[FLOAT] for of_layer in cost.values()), holds)
+        return tried
+
+    def _costs(self, step: Step, rest: Tail) -> dict[str, dict[int, float]]:
+        """What each layer costs in float and in integers: milliseconds in the runtime's own profile, where it has one
+        and the time counts, else the bits of its weights."""
+        if self.goal.minimize == "latency":
+            before, after = self.tools.layer_times(Recipe(rest)), self.tools.layer_times(Recipe((step, *rest)))
+            if before and after:
+                names = [layer.name for layer in self.space.layers]
+                return {n: {FLOAT: before.get(n, 0.0), 8: after.get(n, before.get(n, 0.0))} for n in names}
+        return {layer.name: {b: b * layer.params for b in (FLOAT, 8)} for layer in self.space.layers}
 
     def _narrowed(self, holding: Sequence[Tail]) -> list[tuple[Trial, Tail]]:
-        """Weights of 4 bits instead of 8: in all layers; where that fails, in those where it hurts least, as many as
-        the floor allows, by bisection."""
-        if not holding:
+        """Weights of fewer bits than 8: 4 in all layers, then for each layer what hurts least for its size, as small as
+        the floor allows."""
+        widths = self.space.widths
+        if not holding or len(widths) == 1:
             return []
-        step: Any = _with(holding[0][0], bits=_NARROW, weight_ranges="mse")
-        tried = self._rounded(step)
-        if self.judge.holds(tried[-1][0]):
-            return tried
+        step: Any = _with(holding[0][0], weight_ranges="mse")
         layers = {layer.name: layer.params for layer in self.space.layers if layer.name not in step.exclude}
-        cost = {name: {bits: float(bits * params) for bits in (_NARROW, 8)} for name, params in layers.items()}
-        damage = {name: {_NARROW: self._harm_of_narrow(name), 8: 0.0} for name in layers}
-        low, high = _NARROW / 8, 1.0
+        cost, once = sizes(layers, widths)
+        tried = self._rounded(_with(step, bits=_NARROW))
+        bearable = _NARROW if self.judge.holds(tried[-1][0]) else 8
+        high = sum(of_layer[bearable] for of_layer in cost.values()) + once[bearable]
+        damage = sensitivities((step, self._step("GPTQ")), layers, widths, self.tools.probe)
+
+        def holds(bits: Mapping[str, int]) -> bool:
+            tried.extend(self._rounded(with_bits(step, {**dict.fromkeys(step.exclude, FLOAT), **bits})))
+            return self.judge.holds(tried[-1][0])
+
+        self._bisect(damage, cost, high, holds, once)
+        return tried
+
+    def _bisect(
+        self,
+        damage: Choices,
+        cost: Choices,
+        high: float,
+        holds: Callable[[Mapping[str, int]], bool],
+        once: Mapping[int, float] | None = None,
+    ) -> None:
+        """Ask ``holds`` of allocations at limits between the cheapest one's cost and ``high``, at which the floor holds
+        as far as is known: those that hold lead lower, the others higher."""
+        low = sum(min(of_layer.values()) for of_layer in cost.values())
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            bits = allocate_bits(damage, cost, middle * 8 * sum(layers.values())) or {}
-            more = self._rounded(_with(step, layers={name: b for name, b in bits.items() if b == 8}))
-            tried += more
-            low, high = (low, middle) if self.judge.holds(more[-1][0]) else (middle, high)
-        return tried
+            bits = allocate_bits(damage, cost, middle, once)
+            if bits is not None and holds(bits):
+                high = middle
+            else:
+                low = middle
 
     def _rounded(self, step: Step) -> list[tuple[Trial, Tail]]:
         """Quantization, rounding to the nearest; and while that fails, rounding that is computed, then what is learned
@@ -181,12 +213,6 @@ class Policy:
             if self.judge.holds(tried[-1][0]):
                 break
         return tried
-
-    def _harm_of_narrow(self, name: str) -> float:
-        """The damage of one layer's weights in 4 bits, everything else in float."""
-        others = tuple(layer.name for layer in self.space.layers if layer.name != name)
-        found = self.tools.probe(Recipe((self._step("QuantizeWeights", bits=_NARROW, group=0, exclude=others),)))
-        return 1.0 if found is None else found
 
     # ------------------------------------------------------------------------------------------------------- channels
 
@@ -260,7 +286,7 @@ class Policy:
 
 def neighbours(recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Recipe]:
     """The recipes a single notch from this one that may be better, the most promising first: one group with fewer
-    channels, one layer fewer in float or in 8 bits, other ranges, no integers, integers."""
+    channels, one layer fewer in float, one layer in fewer bits, other ranges, no integers, integers."""
     for i, step in enumerate(recipe.steps):
         rest = recipe.steps[:i], recipe.steps[i + 1 :]
         for changed in _moves(step, space, goal, steps):
@@ -282,11 +308,27 @@ def _moves(step: Step, space: Space, goal: Goal, steps: Mapping[str, Callable[..
     elif type(step).__name__ == "Quantize":
         for name in settings.exclude:
             yield _with(step, exclude=tuple(n for n in settings.exclude if n != name))
-        for name in settings.layers:  # which have more bits than the others
-            yield _with(step, layers={n: bits for n, bits in settings.layers.items() if n != name})
+        if goal.minimize == "size":
+            yield from _narrower(step, space)
         for ranges in RANGES:
             if ranges != settings.ranges:
                 yield _with(step, ranges=ranges)
+
+
+def _narrower(step: Step, space: Space) -> Iterator[Step]:
+    """One layer in the next fewer bits that make a file smaller, the one that saves most first."""
+    settings: Any = step
+    moves = []
+    for layer in space.layers:
+        bits = settings.layers.get(layer.name, settings.bits)
+        fewer = [b for b in space.widths if b < bits]
+        if fewer and layer.name not in settings.exclude:
+            cost = sizes({layer.name: layer.params}, space.widths)[0][layer.name]
+            saved = cost.get(bits, layer.params) - cost[max(fewer)]
+            moves.append((saved, layer.name, max(fewer)))
+    for _, name, bits in sorted(moves, reverse=True):
+        layers = {n: b for n, b in (dict(settings.layers) | {name: bits}).items() if b != settings.bits}
+        yield _with(step, layers=layers, weight_ranges="mse")
 
 
 def _harm(trial: Trial) -> tuple[float, float]:

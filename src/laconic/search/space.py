@@ -6,10 +6,10 @@ The cost only orders allocations before anything is built; what counts afterward
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from laconic.core import JsonObject
+from laconic.core import JsonObject, Width
 
 KEEPS = (1.0, 7 / 8, 3 / 4, 5 / 8, 1 / 2, 7 / 16, 3 / 8, 5 / 16, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16, 1 / 32)
 """The notches: fractions of a group's channels that may be kept, each a small step from the one before."""
@@ -38,7 +38,10 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Space:
-    """Groups of channels with their sizes, layers with their costs, and what the target offers."""
+    """Groups of channels with their sizes, layers with their costs, and what the target offers.
+
+    ``widths``: what weights take in the target's files, by the bits of their codes.
+    """
 
     groups: Mapping[str, int]
     layers: Sequence[LayerCost]
@@ -46,6 +49,7 @@ class Space:
     precisions: Sequence[str]
     trainable: bool
     n_train: int
+    widths: Mapping[int, Width] = field(default_factory=lambda: {8: Width(8.0)})
 
     @classmethod
     def of(cls, described: JsonObject) -> Space:
@@ -59,6 +63,7 @@ class Space:
             layers=layers,
             integer=space["integer"],
             precisions=space["precisions"],
+            widths={bits: Width(**width) for bits, width in space["widths"]},
             trainable=described["trainable"],
             n_train=described["splits"]["train"],
         )

@@ -7,6 +7,7 @@ that it was built with.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -43,6 +44,7 @@ LIBRARIES = (
     *("tensorrt", "torch-pruning", "numpy"),
 )
 _SAMPLES = 8
+_PROBE_SAMPLES = 96  # two thirds to calibrate on, a third to measure on
 _PREFIXES_KEPT = 4
 _TOLERANCES = {"float": 1e-3, "bf16": 2e-1, "integer": 2e-1}
 """How far a deployed file may be from the model it was made from, ||y - y'|| / ||y||."""
@@ -132,6 +134,7 @@ class Evaluator:
             ],
             "integer": bool(traits.integer_operators),
             "precisions": list(traits.precisions),
+            "widths": [[bits, dataclasses.asdict(width)] for bits, width in traits.widths.items()],
             "channel_multiple": traits.channel_multiple,
             "macs": whole.macs,
             "params": whole.params,
@@ -321,12 +324,15 @@ class Evaluator:
     # ---------------------------------------------------------------------------------------------------------- probes
 
     def probe(self, rows: list[JsonObject], key: str) -> JsonObject:
-        """How far a recipe moves the outputs on the calibration samples, in torch: ||y - y'||^2 / ||y - mean y||^2."""
+        """How far a recipe moves the outputs, in torch: ||y - y'||^2 / ||y - mean y||^2 on some calibration samples,
+        which the recipe, calibrated on some others, has not seen: codes that were chosen fit what they were chosen from
+        too well."""
         start = time.monotonic()
         row: JsonObject = {"row": "probe", "key": key, "recipe": rows, "damage": None, "error": None}
         inputs, wanted = self._calibration
         try:
-            model, _ = Recipe.parse(rows, STEPS).apply(self.model, self.task, self.context)
+            task = dataclasses.replace(self.task, calibration=max(1, self._probed[0]))
+            model, _ = Recipe.parse(rows, STEPS).apply(self.model, task, self.context)
             with torch.no_grad():
                 found = next(iter(surgery.call(model.eval(), inputs).values())).double()
             spread = (wanted - wanted.mean(0)).square().sum()
@@ -335,10 +341,17 @@ class Evaluator:
             row["error"] = str(error)
         return {**row, "seconds": round(time.monotonic() - start, 3)}
 
+    @property
+    def _probed(self) -> tuple[int, int]:
+        """Probes calibrate on the samples before the first of these and measure from there to before the second."""
+        samples = min(_PROBE_SAMPLES, self.task.calibration, len(self.task.train))
+        return samples * 2 // 3, samples
+
     @functools.cached_property
     def _calibration(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The calibration samples and the original's first output on them."""
-        inputs = {name: torch.as_tensor(x) for name, x in self.task.calibration_batch().inputs.items()}
+        """The samples that probes measure on and the original's first output on them."""
+        batch = self.task.train.read(range(*self._probed))
+        inputs = {name: torch.as_tensor(x) for name, x in batch.inputs.items()}
         with torch.no_grad():
             return inputs, next(iter(surgery.call(self.model, inputs).values())).double()
 

@@ -4,7 +4,9 @@ Weights: symmetric per output channel or per tensor, s_c = max|w_c| / qmax, or t
 error. Activations: affine per tensor, or symmetric where the target wants it (s = max|x| / 127, zero point 0), ranges
 from :mod:`.ranges`. Then the biases (:mod:`.bias_correction`).
 
-Codes of fewer than 8 bits lie in int8 and uint8: integer kernels run on them as they are.
+Codes of fewer than 8 bits are computed as int8 and uint8: integer kernels run on them as they are. Narrow weights make
+an ONNX file smaller (:mod:`laconic.runtime.onnx_codes`); narrow activations gain nothing on any runtime here, and stand
+for hardware that is not.
 
 Cost: three runs of the network over the calibration samples.
 """

@@ -1,0 +1,125 @@
+"""Mixed precision beside uniform precision of the same file size: weights of 3 and 4 bits on every network of
+:mod:`benchmarks.networks`, activations of 8.
+
+The budget of a mixed file is the bytes of the uniform one, both as deployed for ONNX Runtime, where each width takes
+what :data:`laconic.runtime.onnx_codes.WIDTHS` says. (2 bits are the least that a file can hold: of that size there is
+the uniform one alone.) The layers' widths come from the functions that the search uses: the damage of each layer alone
+in each width, measured on calibration samples, and the knapsack; where a file still comes out larger than it was
+counted, its limit is lowered by what it was too much. Both sides are rounded by GPTQ with bias correction. Nothing is
+searched and nothing is trained: so search and holdout are both unseen, and every file is compared with the float one on
+all of their samples.
+
+``python -m benchmarks.mixed NAME ...`` runs the networks whose names hold one of these words, keeps no record and
+prints the rows.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import peers, records
+from benchmarks.networks import NETWORKS, Network
+from benchmarks.quantization import less
+from laconic.core import Array, JsonObject, Recipe, Target
+from laconic.search.precision import allocate_bits, sensitivities, sizes, with_bits
+from laconic.search.space import Space
+from laconic.steps.quantize.gptq import GPTQ
+from laconic.steps.quantize.post_training import Quantize
+from laconic.story.evaluate import Evaluator, Job
+
+TARGET = Target("onnxruntime")
+STEP, ROUNDING = Quantize(weight_ranges="mse"), GPTQ()
+UNIFORM = (3, 4)
+_ATTEMPTS = 6
+
+Bits = Mapping[str, int]
+
+
+def main(folder: Path | None, words: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Run the benchmark; what was found so far is written after each network."""
+    found: dict[str, Any] = {"recipe": Recipe((STEP, ROUNDING)).to_json(), "skipped": {}, "networks": {}, "rows": []}
+    for name, opened in NETWORKS.items():
+        if words and not any(word in name for word in words):
+            continue
+        try:
+            network = opened()
+        except records.Skipped as reason:
+            found["skipped"][name] = str(reason)
+            print(f"{name}: skipped: {reason}", flush=True)
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            bench = Bench(network, Path(scratch))
+            found["networks"][name] = {"params": bench.params, "damage": bench.damage}
+            for row in bench.rows():
+                found["rows"].append({"network": name, **row})
+                print(found["rows"][-1], flush=True)
+        if folder is not None:
+            records.write(folder, "mixed", found)
+    return found
+
+
+class Bench:
+    """One network: what its layers bear, and its files."""
+
+    def __init__(self, network: Network, work: Path) -> None:
+        job = Job(lambda progress: (network.loaded, network.task), TARGET, 0, (), work)
+        self.network, self.evaluator = network, Evaluator(job, lambda text, fraction: None)
+        space = Space.of(self.evaluator.describe())
+        self.params = {layer.name: layer.params for layer in space.layers}
+        self.stored = {bits: width.bits for bits, width in space.widths.items()}
+        self.cost, self.once = sizes(self.params, space.widths)
+        self.damage = sensitivities((STEP, ROUNDING), self.params, space.widths, self._probe)
+        self.wanted = self._decisions(self.evaluator.path(self.evaluator.baseline_key))
+
+    def rows(self) -> Iterator[JsonObject]:
+        """For each uniform width the uniform file and the mixed one that is no larger."""
+        for width in UNIFORM:
+            uniform, same = self._file(dict.fromkeys(self.params, width))
+            mixed, agrees = self._fitted(width, uniform["file_bytes"])
+            yield {"width": width, "n": len(same), "uniform": uniform, "mixed": mixed, **less(agrees, same)}
+
+    def _fitted(self, width: int, most: int) -> tuple[JsonObject, Array]:
+        """The mixed file of least damage of at most ``most`` bytes, as the uniform one of ``width`` has."""
+        limit = sum(of_layer[width] for of_layer in self.cost.values()) + self.once[width]
+        for _ in range(_ATTEMPTS):
+            bits = allocate_bits(self.damage, self.cost, limit, self.once)
+            assert bits is not None
+            found, agrees = self._file(bits)
+            if found["file_bytes"] <= most:
+                return found, agrees
+            limit -= found["file_bytes"] - most
+        raise RuntimeError(f"no mixed file of at most {most} bytes in {_ATTEMPTS} attempts")
+
+    def _file(self, bits: Bits) -> tuple[JsonObject, Array]:
+        """What a recipe's deployed file is, and where it agrees with the float one."""
+        recipe = Recipe((with_bits(STEP, bits), ROUNDING))
+        row = self.evaluator.trial(recipe.to_json(), recipe.key, [], 1.0)
+        if row["error"]:
+            raise RuntimeError(f"{recipe}: {row['error']}")
+        agrees = (self._decisions(self.evaluator.path(recipe.key)) == self.wanted).astype(float)
+        stored = sum(self.stored[b] * self.params[name] for name, b in bits.items())
+        return {
+            "file_bytes": row["file_bytes"],
+            "bits_per_weight": round(stored / sum(self.params.values()), 3),
+            "layers": {str(b): count for b, count in sorted(Counter(bits.values()).items())},
+            "bits": dict(bits),
+            "damage": sum(self.damage[name][b] for name, b in bits.items()),
+            "agreement": float(agrees.mean()),
+        }, agrees
+
+    def _decisions(self, path: Path) -> Array:
+        task = self.network.task
+        return peers.decisions(self.evaluator.runtime.open_file(path, TARGET), (task.search, task.holdout), task)
+
+    def _probe(self, recipe: Recipe) -> float | None:
+        damage: float | None = self.evaluator.probe(recipe.to_json(), recipe.key)["damage"]
+        return damage
+
+
+if __name__ == "__main__":
+    main(None if sys.argv[1:] else records.FOLDER, tuple(sys.argv[1:]))
