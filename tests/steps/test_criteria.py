@@ -211,8 +211,18 @@ def test_the_sweep_comes_near_to_greedy_and_beats_magnitude(monkeypatch: pytest.
     approximate = error()
     largest = weight.abs() >= weight.abs().flatten().topk(160).values[-1]
     magnitude = _error(weight * ~largest, moments)
-    assert exact < swept < 0.6 * magnitude
-    assert exact < approximate < 0.6 * magnitude
+    assert exact < swept < approximate < 0.9 * magnitude
+    assert swept < 0.6 * magnitude
+
+
+def test_the_sweep_is_exact_where_all_that_stays_comes_later() -> None:
+    x, weight = rows_of(), torch.randn(3, 6, dtype=torch.float64)
+    moments = (x.T @ x / len(x))[None]
+    mask = torch.arange(6).expand(3, -1) >= torch.tensor([[1], [2], [4]])
+    matrix = obs.damped(moments)
+    swept, kept = obs.sweep(weight[None], matrix, 1.0, None, mask[None])
+    assert torch.equal(kept[0], mask)
+    torch.testing.assert_close(swept[0], obs.solved(weight, matrix[0], mask))
 
 
 def test_inputs_that_are_never_active_go_first() -> None:
