@@ -94,13 +94,14 @@ class Policy:
 
     def _tails(self) -> list[Tail]:
         """The ends of recipes that keep the original above the floor, the best first, and the empty one."""
-        tried = [self._tried(self._step("Cast", precision=p)) for p in self.space.precisions[1:]]
-        if self.space.integer:
-            shorter = self.judge.best([trial for trial, _ in tried if self.judge.passes(trial)])
-            integers = self._quantized(shorter.recipe.steps if shorter else ())
-            if self.goal.minimize == "size":
-                integers += self._narrowed([tail for trial, tail in integers if self.judge.holds(trial)])
-            tried += integers
+        ranges = RANGES if self.space.integer else ()
+        formed = [self._tried(self._step("Quantize", ranges=name)) for name in ranges]
+        floats = [self._tried(self._step("Cast", precision=name)) for name in self.space.precisions[1:]]
+        shorter = self.judge.best([trial for trial, _ in floats if self.judge.passes(trial)])
+        tried = self._quantized(formed, shorter.recipe.steps if shorter else ())
+        if self.goal.minimize == "size":
+            tried += self._narrowed([tail for trial, tail in tried if self.judge.holds(trial)])
+        tried += floats
         holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
         best = self.judge.best([trial for trial, _ in holding if self.judge.passes(trial)])
         holding.sort(key=lambda pair: pair[0] is not best)
@@ -109,11 +110,10 @@ class Policy:
     def _tried(self, *tail: Step) -> tuple[Trial, Tail]:
         return self._try(*tail), tail
 
-    def _quantized(self, rest: Tail) -> list[tuple[Trial, Tail]]:
-        """Quantization in its forms: the best ranges; where all layers together fail, fewer layers, or training.
+    def _quantized(self, formed: Sequence[tuple[Trial, Tail]], rest: Tail) -> list[tuple[Trial, Tail]]:
+        """Of quantization with each kind of ranges the best; where all layers together fail, fewer layers, or training.
         ``rest``: in which shorter float what stays float is computed best, if there is one."""
-        tried = [self._tried(self._step("Quantize", ranges=ranges)) for ranges in RANGES]
-        working = [(trial, tail) for trial, tail in tried if not trial.error]
+        working = [(trial, tail) for trial, tail in formed if not trial.error]
         if not working:
             return []
         safest, (step,) = min(working, key=lambda pair: _harm(pair[0]))

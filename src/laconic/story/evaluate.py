@@ -7,13 +7,12 @@ that it was built with.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import hashlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +133,7 @@ class Evaluator:
             ],
             "integer": bool(traits.integer_operators),
             "precisions": list(traits.precisions),
-            "widths": [[bits, dataclasses.asdict(width)] for bits, width in traits.widths.items()],
+            "widths": [[bits, asdict(width)] for bits, width in traits.widths.items()],
             "channel_multiple": traits.channel_multiple,
             "macs": whole.macs,
             "params": whole.params,
@@ -331,7 +330,7 @@ class Evaluator:
         row: JsonObject = {"row": "probe", "key": key, "recipe": rows, "damage": None, "error": None}
         inputs, wanted = self._calibration
         try:
-            task = dataclasses.replace(self.task, calibration=max(1, self._probed[0]))
+            task = replace(self.task, calibration=max(1, self._probed[0]))
             model, _ = Recipe.parse(rows, STEPS).apply(self.model, task, self.context)
             with torch.no_grad():
                 found = next(iter(surgery.call(model.eval(), inputs).values())).double()
@@ -344,14 +343,13 @@ class Evaluator:
     @property
     def _probed(self) -> tuple[int, int]:
         """Probes calibrate on the samples before the first of these and measure from there to before the second."""
-        samples = min(_PROBE_SAMPLES, self.task.calibration, len(self.task.train))
-        return samples * 2 // 3, samples
+        n = min(_PROBE_SAMPLES, self.task.calibration, len(self.task.train))
+        return n * 2 // 3, n
 
     @functools.cached_property
     def _calibration(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The samples that probes measure on and the original's first output on them."""
-        batch = self.task.train.read(range(*self._probed))
-        inputs = {name: torch.as_tensor(x) for name, x in batch.inputs.items()}
+        inputs = {n: torch.as_tensor(x) for n, x in self.task.train.read(range(*self._probed)).inputs.items()}
         with torch.no_grad():
             return inputs, next(iter(surgery.call(self.model, inputs).values())).double()
 
