@@ -19,6 +19,7 @@ ALL = (
     "ladder",
     "weights",
     "resnet20",
+    "cluster",
     "vendors",
     "w4",
     "factorize",
