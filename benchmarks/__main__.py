@@ -20,6 +20,7 @@ ALL = (
     "ladder",
     "weights",
     "resnet20",
+    "cluster",
     "vendors",
     "w4",
     "factorize",

@@ -35,6 +35,7 @@ from laconic.data.image import normalise
 from laconic.runtime import onnxruntime
 from laconic.steps import STEPS
 from laconic.steps.cluster.kmeans import Cluster
+from laconic.steps.cluster.product import ProductQuantize
 from laconic.steps.quantize.binary import Binary
 from laconic.steps.quantize.lsq import LSQ
 from laconic.steps.quantize.ternary import Ternary
@@ -63,6 +64,7 @@ TRAININGS = {
     "resnet20-binary": Training("cifar-resnet-20", Recipe((Binary(activations=True, epochs=2, lr=2e-3, batch=128),))),
     "resnet20-cluster4": Training("cifar-resnet-20", Recipe((Cluster(bits=4, epochs=1),))),
     "resnet20-cluster2": Training("cifar-resnet-20", Recipe((Cluster(bits=2, epochs=5, lr=1e-2),))),
+    "resnet20-product": Training("cifar-resnet-20", Recipe((ProductQuantize(), FineTune(epochs=2, lr=1e-2)))),
 }
 
 

@@ -184,6 +184,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "w4": few_bits.w4,
     "weights": few_bits.weights,
     "resnet20": few_bits.resnet20,
+    "cluster": few_bits.cluster,
 }
 
 if __name__ == "__main__":

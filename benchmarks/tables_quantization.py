@@ -137,6 +137,48 @@ def resnet20() -> str:
     return record_table("resnet20", columns, line, below)
 
 
+def cluster() -> str:
+    """Weights that share values, and below what TensorFlow published."""
+    columns = [
+        "network",
+        "weights",
+        "top-1",
+        "points lost",
+        "at most (95 %)",
+        "file",
+        "bits per weight",
+        "n",
+        "trained",
+    ]
+
+    def line(row: Row) -> list[str]:
+        least, most = row["bits_per_weight"]
+        return [
+            row["network"],
+            row["name"],
+            f"{row['top1_float']:.2%} → {row['top1']:.2%}",
+            words.points(row["drop"]),
+            words.points_at_most(row["drop_at_most"]),
+            f"{words.size(row['file_bytes_float'])} → {words.size(row['file_bytes'])}",
+            f"{least:.1f} to {most:.1f}",
+            f"{row['n']:,}",
+            _schedule(row["training"]),
+        ]
+
+    def below(found: Row) -> str:
+        theirs = found["published"]
+        lost = words.points(theirs["top1_original"] - theirs["top1"])
+        skipped = "".join(f" Not run: {name}: {reason}." for name, reason in found["skipped"].items())
+        return (
+            "Stored in few bits and a codebook per layer, computed in float32; bits per weight of layers stored so, "
+            f"codebooks included. Published, not run here ([{theirs['who']}]({theirs['address']})): {theirs['name']}, "
+            f"{theirs['top1_original']:.2%} → {theirs['top1']:.2%}, {lost} points, "
+            f"{theirs['zipped_mb_original']:g} MB → {theirs['zipped_mb']:g} MB zipped.{skipped}"
+        )
+
+    return record_table("cluster", columns, line, below)
+
+
 def _schedule(told: Row) -> str:
     epochs = [step["epochs"] for step in told.get("recipe", []) if step.get("epochs")]
     return f"{epochs[0]:g} epochs on {told['device']}" if epochs and "device" in told else "no"

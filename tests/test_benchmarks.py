@@ -1,15 +1,27 @@
-"""What the benchmarks make of their measurements: who is the best peer, and by how much it was beaten, at least."""
+"""What the benchmarks make of their measurements: who is the best peer, by how much it was beaten, at least, and what
+the tables say of a record."""
 
 from __future__ import annotations
+
+import inspect
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks import records, tables_quantization
+from benchmarks import cifar, cluster, records, tables, tables_quantization
+from benchmarks.__main__ import ALL
 from benchmarks.mixed import Bench
 from benchmarks.peers import _real, _stored
 from benchmarks.quantization import less, summary
+from laconic.core import Recipe
+from laconic.steps.cluster.kmeans import Cluster
+from tests.networks import network, task_for
 
 
 def test_less_is_paired_and_its_bound_exact() -> None:
@@ -82,3 +94,50 @@ def test_the_table_says_where_the_uniform_file_is_the_best_of_its_size(monkeypat
     assert "5.00 (at least -0.10)" in one
     assert "the same" in other
     assert "5.00" not in other
+
+
+def test_every_benchmark_is_listed() -> None:
+    folder = Path(records.__file__).parent
+    modules = [import_module(f"benchmarks.{path.stem}") for path in folder.glob("*.py") if path.stem[0] != "_"]
+    found = [m for m in modules if hasattr(m, "main") and inspect.signature(m.main).parameters]
+    assert sorted(one.__name__.removeprefix("benchmarks.") for one in found) == sorted(ALL)
+
+
+def test_shared_weights_without_their_checkpoints_are_skipped_and_the_record_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: dict[str, Recipe | str] = {"1 bit": Recipe((Cluster(bits=1),)), "trained": "no-such-checkpoint"}
+    small = cluster.Network("small", lambda: (network("plain"), task_for("plain")), lambda task: [task.holdout], rows)
+    absent = cluster.Network("big", lambda: (cifar.trained("none")[0], cifar.load()), lambda task: [], rows)
+    monkeypatch.setattr(cluster, "NETWORKS", [absent, small])
+    found = cluster.main(tmp_path)
+    (row,) = found["rows"]
+    assert (row["network"], row["name"], row["n"]) == ("small", "1 bit", len(task_for("plain").holdout))
+    assert row["drop"] == pytest.approx(row["top1_float"] - row["top1"])
+    assert row["opened_by_openvino_error"] < 1e-5
+    assert list(found["skipped"]) == ["big", "small, trained"]
+    assert "no-such-checkpoint.safetensors is not there" in found["skipped"]["small, trained"]
+    assert json.loads((tmp_path / "cluster.json").read_text())["skipped"] == found["skipped"]
+    monkeypatch.setattr(cluster, "NETWORKS", [absent])
+    with pytest.raises(records.Skipped, match="is not there"):
+        cluster.main(tmp_path / "nothing is written")
+
+
+def test_the_table_of_shared_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"network": "net", "name": "4 bits", "n": 7872, "top1_float": 0.914, "top1": 0.90312, "drop": 0.01088}
+    row |= {"drop_at_most": 0.013301, "bits_per_weight": [4.04, 5.5], "file_bytes": 150_000}
+    row |= {"file_bytes_float": 1_080_000, "training": {"recipe": [{"step": "Cluster", "epochs": 0.0}]}}
+    record: dict[str, Any] = {"rows": [row], "skipped": {"big": "no data"}, "published": cluster.PUBLISHED}
+    machine = {"processor": "P", "architecture": "A", "cores": 2}
+    record |= {"date": "2026-01-01", "machine": machine, "libraries": {"onnxruntime": "1"}}
+    monkeypatch.setattr(records, "read", lambda name: record if name == "cluster" else None)
+    table = tables.TABLES["cluster"]().splitlines()
+    assert table[2] == "| net | 4 bits | 91.40% → 90.31% | 1.09 | 1.34 | 1.08 MB → 150 kB | 4.0 to 5.5 | 7,872 | no |"
+    assert "70.98% → 69.40%, 1.58 points" in table[4]
+    assert "Published, not run here" in table[4]
+    assert table[4].endswith("Not run: big: no data.")
+
+
+def test_every_table_stands_on_a_page() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in tables.PAGES)
+    assert set(re.findall(r"<!-- table (\w+) -->", text)) == set(tables.TABLES)

@@ -70,6 +70,7 @@ def test_a_weight_is_its_codes_in_its_codebook_and_nothing_else_is_kept() -> Non
     model, facts = clustered(bits=3)
     assert facts == {
         "layers": [[name, 8] for name in ("conv1", "conv2", "fc1", "fc2")],
+        "biased": [],
         "stored_bits": 3,
         "computed": "float32",
         "steps": 0,
@@ -79,8 +80,10 @@ def test_a_weight_is_its_codes_in_its_codebook_and_nothing_else_is_kept() -> Non
         assert book.codes().dtype == torch.uint8
         assert book.codes().shape == layer.weight.shape
         assert torch.equal(book.codebook()[book.codes().long()], layer.weight)
-        nearest = (network("plain").get_submodule(name).weight[..., None] - book.codebook()).abs().argmin(-1)  # type: ignore[operator]
-        assert torch.equal(nearest, book.codes().long())
+        centroids, index = kmeans(network("plain").get_submodule(name).weight.detach().flatten().numpy(), 8)  # type: ignore[operator]
+        assert np.array_equal(book.codes().flatten().numpy(), index)
+        gain = book.codebook().numpy() / centroids  # one number for the whole layer
+        np.testing.assert_allclose(gain, 1.0 if name.startswith("conv") else gain[0], rtol=1e-5)
     kept = {key: value.numel() for key, value in model.state_dict().items() if "conv2.param" in key}
     assert kept == {
         "conv2.parametrizations.weight.0.index": 8 * 12 * 9,
@@ -138,6 +141,19 @@ def test_clustered_again() -> None:
     layer = model.get_submodule("fc1")
     assert len(layer.parametrizations["weight"]) == 1  # type: ignore[arg-type, index]
     assert len(layer.weight.unique()) == 2  # type: ignore[operator]
+
+
+def test_the_original_keeps_a_weight_that_is_computed() -> None:
+    """A copy shares the class that torch makes for a parametrized layer."""
+    draw = torch.Generator().manual_seed(0)
+    model = network("plain")
+    nn.utils.parametrizations.weight_norm(model.get_submodule("fc1"))
+    x = torch.randn(2, 3, 8, 8, generator=draw)
+    before = model(x)
+    changed, _ = Recipe((Cluster(bits=2),)).apply(model, task_for("plain"), context())
+    assert len(changed.fc1.weight.unique()) == 4
+    assert torch.equal(model(x), before)
+    assert isinstance(model.get_submodule("fc1"), nn.Linear)
 
 
 def test_training_needs_data() -> None:

@@ -6,22 +6,30 @@ and the largest weight. That *linear* initialisation keeps centroids among the f
 (section 3.2). In one dimension the least sum could be found exactly by dynamic programming; it would give those
 centroids up for the many small weights. A cluster that nobody is nearest to keeps its place.
 
-Then the centroids are trained, each by the sum of the gradients of its weights (section 3.3), while the codes stay.
+Deviation: what the layers give is then brought back to its mean and spread, from calibration samples without labels
+(:mod:`laconic.steps.cluster.matching`).
+
+Last, the centroids are trained, each by the sum of the gradients of its weights (section 3.3), while the codes stay.
 Deviation: with everything else that is trainable, batch norms included, and towards the original network as well as the
 labels. A layer with so few weights that it would not get smaller is left as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from laconic import surgery
 from laconic.core import Array, Context, Facts, Task
 from laconic.errors import RecipeError
 from laconic.steps.cluster.codebook import install, install_empty, open_layers
+from laconic.steps.cluster.matching import Before, match, remember, to_be_biased
+from laconic.steps.quantize.observe import calibration_inputs
 from laconic.steps.quantize.trained import check_data, check_training, computed_in_float, train
 
 _MOST_ITERATIONS = 10_000
@@ -42,7 +50,7 @@ class Cluster:
     batch: int = 64
     distill: float = 0.5
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -51,21 +59,46 @@ class Cluster:
 
     def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
         check_data(self, task)
-        entries, made = 2**self.bits, []
-        for name, layer in open_layers(model, (*self.exclude, *context.keep), "Cluster").items():
-            weight = layer.weight.detach()
-            if weight.numel() * (32 - self.bits) <= 32 * entries:
-                continue
-            centroids, index = kmeans(weight.flatten().numpy(), entries)
-            install(layer, torch.from_numpy(index), torch.from_numpy(centroids)[:, None].to(weight.dtype))
-            made.append([name, entries])
-        facts = {"layers": made, **computed_in_float(self.bits)}
+        entries, inputs = 2**self.bits, calibration_inputs(task)
+        layers = {
+            name: layer
+            for name, layer in open_layers(model.eval(), (*self.exclude, *context.keep), "Cluster").items()
+            if layer.weight.numel() * (32 - self.bits) > 32 * entries
+        }
+        context.progress("observing layers", 0.0)
+        before = remember(model, inputs, layers)
+        for layer in layers.values():
+            centroids, index = kmeans(layer.weight.detach().flatten().numpy(), entries)
+            install(layer, torch.from_numpy(index), torch.from_numpy(centroids)[:, None].to(layer.weight.dtype))
+        facts = {
+            "layers": [[name, entries] for name in layers],
+            "biased": to_be_biased(before, layers),
+            **computed_in_float(self.bits),
+        }
+        context.progress("correcting layers", 0.0)
+        _correct(model, inputs, layers, before)
         return model, {**facts, **train(self, model, task, context)}
 
     def restore(self, model: Any, facts: Facts) -> Any:
         for name, entries in facts["layers"]:
             install_empty(model.get_submodule(name), entries, 1)
+        for name in facts["biased"]:
+            surgery.give_bias(model.get_submodule(name))
         return model
+
+
+@torch.no_grad()
+def _correct(
+    model: Any, inputs: Mapping[str, Tensor], layers: Mapping[str, surgery.Layer], before: Mapping[str, Before]
+) -> None:
+    """One run over all samples; each layer is corrected before the next sees what it gives."""
+
+    def handler(key: str, module: str, func: Any, args: Any, kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
+        return match(key, layers[module], before[key], result) if key in before else result
+
+    with surgery.watched(model, handler):
+        surgery.call(model, inputs)
 
 
 def kmeans(weights: Array, entries: int) -> tuple[Array, Array]:

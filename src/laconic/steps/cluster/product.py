@@ -27,6 +27,7 @@ from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
 from laconic.steps.cluster.codebook import LARGEST, install, install_empty, open_layers
+from laconic.steps.cluster.matching import match, remember, to_be_biased
 from laconic.steps.quantize.layerwise import _rows
 from laconic.steps.quantize.observe import calibration_inputs
 from laconic.steps.settings import check_types
@@ -51,7 +52,7 @@ class ProductQuantize:
     length: int = 4
     exclude: tuple[str, ...] = ()
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -64,11 +65,13 @@ class ProductQuantize:
     def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
         inputs = calibration_inputs(task)
         layers = open_layers(model.eval(), (*self.exclude, *context.keep), "ProductQuantize")
+        before = remember(model, inputs, layers)
         graph = surgery.trace(model, {name: x[:2] for name, x in inputs.items()})
         calls = [call for call in graph.calls if call.family in ("conv", "linear") and call.module in layers]
         first = {call.module: call.key for call in reversed(calls)}  # a layer is quantized at its first call
         generator = torch.Generator().manual_seed(context.seed)
         made: list[list[Any]] = []
+        bare = to_be_biased(before, layers)
 
         def handler(key: str, module: str, func: Any, args: Any, kwargs: Any) -> Any:
             result = func(*args, **kwargs)
@@ -84,15 +87,19 @@ class ProductQuantize:
             index, values = kmeans(vectors, blocks, metric, entries, generator)
             install(layer, index, values)
             made.append([module, *values.shape])
-            return func(args[0], layer.weight, *args[2:], **kwargs)
+            result = func(args[0], layer.weight, *args[2:], **kwargs)
+            return match(key, layer, before[key], result) if key in before else result
 
         with surgery.watched(model, handler):
             surgery.call(model, inputs)
-        return model, {"layers": made, "stored_bits": _stored_bits(layers, made), "computed": "float32"}
+        facts = {"layers": made, "biased": [name for name, *_ in made if name in bare]}
+        return model, {**facts, "stored_bits": _stored_bits(layers, made), "computed": "float32"}
 
     def restore(self, model: Any, facts: Facts) -> Any:
         for name, entries, length in facts["layers"]:
             install_empty(model.get_submodule(name), entries, length)
+        for name in facts["biased"]:
+            surgery.give_bias(model.get_submodule(name))
         return model
 
 
