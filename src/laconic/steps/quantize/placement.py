@@ -9,9 +9,12 @@ an integer kernel are wanted, with these rules:
   pooling of integers that nothing gave as integers ran four times slower than of floats);
 - an addition or a mean runs in integers only if one of its inputs comes out of an integer operator;
 - padding of space and dropout are looked through: the runtime folds them into the operator behind;
-- the model's outputs stay float where the target can give float from an integer linear layer;
+- the model's outputs stay float where the target can give float from an integer linear layer, which a 1x1 convolution
+  of a single place is too;;
 - where every operator can give float (TensorRT), only inputs are quantized, and of an addition only the branch that
-  is not fused to it: what a layer gives to nobody else is added before it is rounded.
+  is not fused to it: what a layer gives to nobody else is added before it is rounded;
+- where the target computes it as fast, the convolution that reads the model's inputs and a depthwise one right behind
+  it stay in float: the whole picture goes through them, and their rounding is most of the noise of a MobileNetV1.
 """
 
 from __future__ import annotations
@@ -60,6 +63,8 @@ class _Groups:
 def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
     """Place quantizers so that the calls of ``layers``, and the other operators between them, run in integers."""
     producer, consumers, chosen = graph.producer(), graph.consumers(), set(layers)
+    if traits.float_stem:
+        chosen -= _stem(graph, consumers)
     wanted: dict[str, None] = {}  # ordered
     integers: set[str] = set()  # the values that integer operators give, and what is only moved from there
     fused: dict[str, str] = {}
@@ -84,7 +89,9 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
         for name in call.inputs:
             if name != fused_to:
                 wanted.setdefault(_through_padding(name, producer))
-        if not traits.inputs_only and not (output in graph.outputs and traits.float_output and call.family == "linear"):
+        linear = call.family == "linear" or call.one_place
+        gives_float = traits.float_output and linear and _is_output(output, graph, consumers)
+        if not (traits.inputs_only or gives_float):
             wanted.setdefault(output)
     groups = _share(wanted, producer, integers)
     return Placement(
@@ -127,6 +134,30 @@ def _behind_activation(call: Call, graph: Graph, consumers: dict[str, list[Call]
     if output not in graph.outputs and len(users) == 1 and users[0].family in _BOUNDED and users[0].bounds:
         return users[0].outputs[0]
     return output
+
+
+def _is_output(name: str, graph: Graph, consumers: dict[str, list[Call]]) -> bool:
+    """Whether a value is an output of the model, or reshaped to one and to nothing else."""
+    users = consumers.get(name, [])
+    if name in graph.outputs:
+        return not users
+    return bool(users) and all(
+        call.family == "reshape" and _is_output(call.outputs[0], graph, consumers) for call in users
+    )
+
+
+def _stem(graph: Graph, consumers: dict[str, list[Call]]) -> set[str]:
+    """The convolution that reads the model's input, and the depthwise one that alone reads what it gives."""
+    found: set[str] = set()
+    for call in graph.calls:
+        if call.family != "conv" or call.depthwise or call.inputs[0] not in graph.inputs:
+            continue
+        readers = consumers.get(_behind_activation(call, graph, consumers), [])
+        while len(readers) == 1 and readers[0].family == "pad" and not readers[0].channel_pad:
+            readers = consumers.get(readers[0].outputs[0], [])
+        if len(readers) == 1 and readers[0].depthwise:
+            found |= {call.module, readers[0].module}
+    return found
 
 
 def _through_padding(name: str, producer: dict[str, Call]) -> str:
