@@ -3,7 +3,8 @@
 Weights are stored as the integer codes of their quantizer, biases as int32 with scale s_a s_w (a float bias keeps ONNX
 Runtime's final Gemm in float: 0.94x), layers that were left in float stay so, zero padding moves into the convolution
 behind it (a Pad between two quantizer pairs costs 0.83x), a mean over all of space is called GlobalAveragePool (the
-only spelling with an integer kernel), a 1x1 convolution of the pooled map is called Gemm, names are short, and the exporter's metadata is gone.
+only spelling with an integer kernel), a 1x1 convolution of the pooled map is called Gemm, names are short, and the
+exporter's metadata is gone.
 """
 
 from __future__ import annotations

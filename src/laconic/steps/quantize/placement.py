@@ -10,7 +10,7 @@ an integer kernel are wanted, with these rules:
 - an addition or a mean runs in integers only if one of its inputs comes out of an integer operator;
 - padding of space and dropout are looked through: the runtime folds them into the operator behind;
 - the model's outputs stay float where the target can give float from an integer linear layer, which a 1x1 convolution
-  of a single place is too;;
+  of a single place is too;
 - where every operator can give float (TensorRT), only inputs are quantized, and of an addition only the branch that
   is not fused to it: what a layer gives to nobody else is added before it is rounded;
 - where the target computes it as fast, the convolution that reads the model's inputs and a depthwise one right behind
@@ -64,14 +64,14 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
     """Place quantizers so that the calls of ``layers``, and the other operators between them, run in integers."""
     producer, consumers, chosen = graph.producer(), graph.consumers(), set(layers)
     if traits.float_stem:
-        chosen -= _stem(graph, consumers)
+        chosen -= _stem(graph, producer, consumers)
     wanted: dict[str, None] = {}  # ordered
     integers: set[str] = set()  # the values that integer operators give, and what is only moved from there
     fused: dict[str, str] = {}
     running: dict[str, str] = {}
     reads: dict[str, str] = {}
     for call in graph.calls:
-        comes_as_integers = any(_through_padding(name, producer) in integers for name in call.inputs)
+        comes_as_integers = any(through_padding(name, producer) in integers for name in call.inputs)
         if call.family in _MOVES and comes_as_integers:
             integers.update(call.outputs)
         if call.family not in traits.integer_operators:
@@ -84,11 +84,11 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
         running[call.key] = output
         if weighted:
             fused[call.key] = output
-            reads.setdefault(call.module, _through_padding(call.inputs[0], producer))
+            reads.setdefault(call.module, through_padding(call.inputs[0], producer))
         fused_to = _fused_input(call, producer, consumers) if traits.inputs_only else None
         for name in call.inputs:
             if name != fused_to:
-                wanted.setdefault(_through_padding(name, producer))
+                wanted.setdefault(through_padding(name, producer))
         linear = call.family == "linear" or call.one_place
         gives_float = traits.float_output and linear and _is_output(output, graph, consumers)
         if not (traits.inputs_only or gives_float):
@@ -146,11 +146,11 @@ def _is_output(name: str, graph: Graph, consumers: dict[str, list[Call]]) -> boo
     )
 
 
-def _stem(graph: Graph, consumers: dict[str, list[Call]]) -> set[str]:
-    """The convolution that reads the model's input, and the depthwise one that alone reads what it gives."""
+def _stem(graph: Graph, producer: dict[str, Call], consumers: dict[str, list[Call]]) -> set[str]:
+    """The convolution that reads the model's input and the depthwise one that alone reads what it gives."""
     found: set[str] = set()
     for call in graph.calls:
-        if call.family != "conv" or call.depthwise or call.inputs[0] not in graph.inputs:
+        if call.family != "conv" or call.depthwise or through_padding(call.inputs[0], producer) not in graph.inputs:
             continue
         readers = consumers.get(_behind_activation(call, graph, consumers), [])
         while len(readers) == 1 and readers[0].family == "pad" and not readers[0].channel_pad:
@@ -160,7 +160,8 @@ def _stem(graph: Graph, consumers: dict[str, list[Call]]) -> set[str]:
     return found
 
 
-def _through_padding(name: str, producer: dict[str, Call]) -> str:
+def through_padding(name: str, producer: dict[str, Call]) -> str:
+    """What ``name`` was before spatial padding and dropout."""
     while (call := producer.get(name)) and (
         call.family == "dropout" or (call.family == "pad" and not call.channel_pad)
     ):
