@@ -83,7 +83,9 @@ def test_the_stem_stays_in_float_where_that_is_as_fast() -> None:
     _, found = placed("depthwise", stem)
     assert tuple(found.layers) == ("pointwise", "head")
     assert found.layers["pointwise"] == "/relu6#1", "its integers come out of the float layer"
-    assert placed("residual", stem)[1] == placed("residual")[1], "no depthwise convolution behind the first one"
+    chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    whole = place(trace(chain, {"x": torch.ones(2, 3, 8, 8)}), weighted_layers(chain), stem)
+    assert tuple(whole.layers) == ("0", "2"), "no depthwise convolution behind the first one"
 
 
 def test_padding_of_space_is_looked_through() -> None:

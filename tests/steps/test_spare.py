@@ -23,7 +23,7 @@ DEAD = [1, 4, 6]
 
 
 class Picture(nn.Module):
-    """Eight channels: three are dead, channel 0 widens the range, channel 2 is the picture, of which all outputs are made.
+    """Eight channels: three are dead, channel 0 widens the range, and channel 2 is the picture that outputs are made of.
 
     With ``apart`` a depthwise layer lies between, behind which a dead channel is a constant.
     """
@@ -100,6 +100,21 @@ def test_copies_without_shifts_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert with_shifts < 0.6 * noise(quantized(model)[0], model)
 
 
+def test_copies_behind_a_depthwise_layer_lie_a_share_of_its_own_step_apart() -> None:
+    model = Picture(apart=True).eval()
+    changed, facts = quantized(model, bias_correction=False)
+    activations = attached(changed)
+    assert activations is not None
+    step = float(activations.by_value()["/relu#1"].scale)
+    twin, x = float_network(changed), tensors(inputs_of("plain", 8))["x"]
+    with torch.no_grad():
+        y = twin.apart(F.relu(twin.first(x)))[:, :, 1:-1, 1:-1]  # type: ignore[operator]
+    for _, channels in facts["copied"]:
+        for i, channel in enumerate(channels):
+            apart = (y[:, channel] - y[:, channels[0]])[y[:, channels[0]] > 0.5]
+            assert torch.allclose(apart, torch.full_like(apart, step * i / len(channels)), atol=0.02 * step)
+
+
 def test_codes_of_copies_add_up_to_the_weight_rounded_once() -> None:
     model = Picture(apart=False).eval()
     changed, facts = quantized(model)
@@ -118,10 +133,13 @@ def test_channels_that_may_wake_are_left_alone() -> None:
     model = Picture(apart=False).eval()
     with torch.no_grad():
         x = tensors(inputs_of("plain", 64))["x"]
+        model.first.weight[1] *= 100
         reach = float(model.first.weight[1].abs().sum() * x.abs().max())
         model.first.bias[DEAD] = torch.tensor([-0.5 * reach, -1.0, -1.0])
     _, facts = quantized(model)
     used = {channel for _, channels in facts["copied"] for channel in channels[1:]}
+    with torch.no_grad():
+        assert float(model.first(x)[:, 1].max()) < 0, "no sample wakes it"
     assert used == {4, 6}
 
 
