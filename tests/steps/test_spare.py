@@ -23,7 +23,7 @@ DEAD = [1, 4, 6]
 
 
 class Picture(nn.Module):
-    """Eight channels: three are dead, channel 0 widens the range, and channel 2 is the picture that outputs are made of.
+    """Eight channels: three are dead, channel 0 widens the range, channel 2 is the picture that outputs are made of.
 
     With ``apart`` a depthwise layer lies between, behind which a dead channel is a constant.
     """

@@ -225,7 +225,7 @@ def _name_linear(graph: ir.Graph, conv: ir.Node) -> None:
     again = _like(ir.node("QuantizeLinear", [flatten.outputs[0], *read.inputs[1:]]), read)
     pair = _like(ir.node("DequantizeLinear", [again.outputs[0], *read.inputs[1:]]), read)
     assert weight.inputs[0] is not None
-    stored = _stored_codes(graph, weight, f"{weight.inputs[0].name}", codes.reshape(len(codes), -1))
+    stored = _initializer(graph, f"{weight.inputs[0].name}", codes.reshape(len(codes), -1))
     matrix = _like(ir.node("DequantizeLinear", [stored, *weight.inputs[1:]], attributes={"axis": 0}), weight)
     gemm = ir.node("Gemm", [pair.outputs[0], matrix.outputs[0], *conv.inputs[2:]], attributes={"transB": 1})
     chain, last, flat = [flatten, again, pair, matrix, _like(gemm, conv)], gemm.outputs[0], users[0].outputs[0]

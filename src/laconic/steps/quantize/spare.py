@@ -134,7 +134,8 @@ def _chains(
         and any(call.bounds is not None and call.bounds[0] == 0 for call in link.between)
     }
     for link in simple.values():
-        way, middle = (link,), None
+        way: tuple[Link, ...] = (link,)
+        middle = None
         if _apart(layers[link.consumers[0]]) and link.consumers[0] in simple:
             way, middle = (link, simple[link.consumers[0]]), layers[link.consumers[0]]
         first, last = layers[link.producer], layers[way[-1].consumers[0]]
