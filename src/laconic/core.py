@@ -183,11 +183,10 @@ class Traits:
     where products of u8 and s8 saturate. ``integer_operators``: the operators with integer kernels (names of
     :mod:`laconic.surgery`'s calls). ``float_output``: a final linear layer may give float straight from integers;
     ``inputs_only``: every operator may, so that quantizers belong in front of operators, and an addition is fused to
-    the layer that gives one of its inputs. ``float_stem``: a first convolution and a depthwise one behind it are as
-    fast in float. ``weight_kernels``: the widths in bits of the weights that its linear layers read as they are stored.
-    ``channel_multiple``: channel counts that its kernels like. ``precisions``: float types that it computes in.
-    ``widths``: what its files store integer weights in, by the bits of their codes; those that make no file smaller are
-    missing.
+    the layer that gives one of its inputs. ``weight_kernels``: the widths in bits of the weights that its linear layers
+    read as they are stored. ``channel_multiple``: channel counts that its kernels like. ``precisions``: float types
+    that it computes in. ``widths``: what its files store integer weights in, by the bits of their codes; those that
+    make no file smaller are missing.
     """
 
     activation: Literal["uint8", "int8"] = "uint8"
@@ -197,7 +196,6 @@ class Traits:
     float_output: bool = False
     inputs_only: bool = False
     weight_kernels: frozenset[int] = frozenset()
-    float_stem: bool = False
     channel_multiple: int = 1
     precisions: tuple[str, ...] = ("f32",)
     widths: Mapping[int, Width] = field(default_factory=lambda: {8: Width(8.0)})

@@ -63,7 +63,7 @@ class Call:
     the module that made it; ``inputs`` and ``outputs`` are names of values; ``bounds`` is what a clamp or a relu
     keeps; ``channel_pad`` tells a padding of channels from one of space (padding with another number than zero is of
     the family ``fill``); ``dims`` is the first output's rank; ``one_place`` tells a convolution that is a linear layer
-    by another name: 1x1 on a map of one place; ``depthwise`` one whose channels do not mix."""
+    by another name: 1x1 on a map of one place."""
 
     key: str
     family: str
@@ -74,7 +74,6 @@ class Call:
     channel_pad: bool = False
     dims: int = 0
     one_place: bool = False
-    depthwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,8 +173,8 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> Graph:
                 family = "fill"
             padded = family == "pad" and _pads_channels(*args, **kwargs)
             bounds, first = _bounds(func, family, args, kwargs), next(iter(made.values()))
-            kind = _kind_of_convolution(first, *args, **kwargs) if family == "conv" else (False, False)
-            calls.append(Call(key, family, module, used, tuple(made), bounds, padded, first.dim(), *kind))
+            one_place = family == "conv" and _has_one_place(first, *args, **kwargs)
+            calls.append(Call(key, family, module, used, tuple(made), bounds, padded, first.dim(), one_place))
             for name, tensor in made.items():
                 remember(tensor, name)
         return result
@@ -225,11 +224,10 @@ def _bounds(func: Callable[..., Any], family: str, args: Any, kwargs: Any) -> tu
     return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
 
 
-def _kind_of_convolution(output: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> tuple[bool, bool]:
-    """Whether it is a linear layer on a map of one place, and whether it keeps its channels apart."""
-    apart = weight.shape[1] == 1 < input.shape[1]
+def _has_one_place(output: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> bool:
+    """Whether a convolution is 1x1, from a map of one place to another, and reads all channels."""
     places = {x.shape[2:].numel() for x in (output, input, weight)}
-    return places == {1} and weight.shape[1] == input.shape[1], apart
+    return places == {1} and weight.shape[1] == input.shape[1]
 
 
 def _pads_channels(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -76,16 +75,6 @@ def test_a_convolution_of_one_place_gives_float_as_a_linear_layer_does() -> None
     assert values(nn.Conv2d(4, 2, 1), 2) == {"input/x", "head/conv2d#0"}, "a map"
     assert values(nn.Conv2d(4, 2, 1, padding=1), 1) == {"input/x", "head/conv2d#0"}, "a map of borders"
     assert values(nn.Conv2d(4, 2, 1, groups=2), 1) == {"input/x", "head/conv2d#0"}, "not all channels"
-
-
-def test_the_stem_stays_in_float_where_that_is_as_fast() -> None:
-    stem = dataclasses.replace(INTEGER, float_stem=True)
-    _, found = placed("depthwise", stem)
-    assert tuple(found.layers) == ("pointwise", "head")
-    assert found.layers["pointwise"] == "/relu6#1", "its integers come out of the float layer"
-    chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
-    whole = place(trace(chain, {"x": torch.ones(2, 3, 8, 8)}), weighted_layers(chain), stem)
-    assert tuple(whole.layers) == ("0", "2"), "no depthwise convolution behind the first one"
 
 
 def test_padding_of_space_is_looked_through() -> None:

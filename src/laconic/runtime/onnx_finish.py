@@ -213,8 +213,9 @@ def _name_linear(graph: ir.Graph, conv: ir.Node) -> None:
     users = [use.node for use in conv.outputs[0].uses()]
     if read is None or weight is None or {read.op_type, weight.op_type} != {"DequantizeLinear"}:
         return
-    quantize = read.inputs[0].producer() if read.inputs[0] is not None else None
-    pool = quantize.inputs[0].producer() if quantize is not None and quantize.inputs[0] is not None else None
+    pool = _before(read)
+    while pool is not None and pool.op_type in ("QuantizeLinear", "Clip"):  # of codes of fewer bits
+        pool = _before(pool)
     codes = _constant(weight.inputs[0])
     if pool is None or pool.op_type != "GlobalAveragePool" or codes is None or any(_pads(conv)):
         return
@@ -225,12 +226,17 @@ def _name_linear(graph: ir.Graph, conv: ir.Node) -> None:
     again = _like(ir.node("QuantizeLinear", [flatten.outputs[0], *read.inputs[1:]]), read)
     pair = _like(ir.node("DequantizeLinear", [again.outputs[0], *read.inputs[1:]]), read)
     assert weight.inputs[0] is not None
-    stored = _initializer(graph, f"{weight.inputs[0].name}", codes.reshape(len(codes), -1))
+    stored = _initializer(graph, str(weight.inputs[0].name), codes.reshape(len(codes), -1))
     matrix = _like(ir.node("DequantizeLinear", [stored, *weight.inputs[1:]], attributes={"axis": 0}), weight)
     gemm = ir.node("Gemm", [pair.outputs[0], matrix.outputs[0], *conv.inputs[2:]], attributes={"transB": 1})
     chain, last, flat = [flatten, again, pair, matrix, _like(gemm, conv)], gemm.outputs[0], users[0].outputs[0]
     last.shape, last.type, last.name = flat.shape, flat.type, flat.name
     ir.convenience.replace_nodes_and_values(graph, conv, [conv, users[0]], chain, [flat], [last])
+
+
+def _before(node: ir.Node) -> ir.Node | None:
+    """What gives a node's first input."""
+    return node.inputs[0].producer() if node.inputs[0] is not None else None
 
 
 def _pads(conv: ir.Node) -> tuple[int, ...]:

@@ -12,9 +12,7 @@ an integer kernel are wanted, with these rules:
 - the model's outputs stay float where the target can give float from an integer linear layer, which a 1x1 convolution
   of a single place is too;
 - where every operator can give float (TensorRT), only inputs are quantized, and of an addition only the branch that
-  is not fused to it: what a layer gives to nobody else is added before it is rounded;
-- where the target computes it as fast, the convolution that reads the model's inputs and a depthwise one right behind
-  it stay in float: the whole picture goes through them, and their rounding is most of the noise of a MobileNetV1.
+  is not fused to it: what a layer gives to nobody else is added before it is rounded.
 """
 
 from __future__ import annotations
@@ -63,8 +61,6 @@ class _Groups:
 def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
     """Place quantizers so that the calls of ``layers``, and the other operators between them, run in integers."""
     producer, consumers, chosen = graph.producer(), graph.consumers(), set(layers)
-    if traits.float_stem:
-        chosen -= _stem(graph, producer, consumers)
     wanted: dict[str, None] = {}  # ordered
     integers: set[str] = set()  # the values that integer operators give, and what is only moved from there
     fused: dict[str, str] = {}
@@ -144,20 +140,6 @@ def _is_output(name: str, graph: Graph, consumers: dict[str, list[Call]]) -> boo
     return bool(users) and all(
         call.family == "reshape" and _is_output(call.outputs[0], graph, consumers) for call in users
     )
-
-
-def _stem(graph: Graph, producer: dict[str, Call], consumers: dict[str, list[Call]]) -> set[str]:
-    """The convolution that reads the model's input and the depthwise one that alone reads what it gives."""
-    found: set[str] = set()
-    for call in graph.calls:
-        if call.family != "conv" or call.depthwise or through_padding(call.inputs[0], producer) not in graph.inputs:
-            continue
-        readers = consumers.get(_behind_activation(call, graph, consumers), [])
-        while len(readers) == 1 and readers[0].family == "pad" and not readers[0].channel_pad:
-            readers = consumers.get(readers[0].outputs[0], [])
-        if len(readers) == 1 and readers[0].depthwise:
-            found |= {call.module, readers[0].module}
-    return found
 
 
 def through_padding(name: str, producer: dict[str, Call]) -> str:

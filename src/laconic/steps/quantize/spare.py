@@ -144,11 +144,8 @@ def _chains(
         if limits is None or not (_mixes(first) and _mixes(last)):
             continue
         spare = _never_positive(first, *limits)
-        if (
-            middle is not None
-            and middle.bias is not None
-            and (pads(last) or any(c.family == "pad" for c in way[1].between))
-        ):
+        padded = pads(last) or any(call.family == "pad" for call in way[-1].between)
+        if padded and middle is not None and middle.bias is not None:
             spare &= middle.bias <= 0  # a constant that zeros are padded around is not one
         if bool(spare.any()):
             values = tuple(through_padding(step.reads[0], producer) for step in way)
