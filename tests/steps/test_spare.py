@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,11 @@ def quantized(model: nn.Module, **settings: Any) -> tuple[nn.Module, dict[str, A
     return changed, facts
 
 
+def copies_in(facts: dict[str, Any]) -> list[list[int]]:
+    """Each channel of the first layer that was copied, and its copies."""
+    return [channels for name, _, channels, _ in facts["copied"] if name == "first"]
+
+
 def outputs(model: nn.Module, seed: int = 5) -> np.ndarray:
     with torch.no_grad():
         (y,) = surgery.call(model, tensors(inputs_of("plain", 64, seed))).values()
@@ -75,8 +81,8 @@ def test_the_picture_is_copied_into_dead_channels(apart: bool) -> None:
     model = Picture(apart).eval()
     _, facts = quantized(model)
     layers = ["first", *(["apart"] if apart else []), "last"]
-    assert {tuple(names) for names, _ in facts["copied"]} == {tuple(layers)}
-    channels = [taken for _, taken in facts["copied"]]
+    assert (sorted({row[0] for row in facts["copied"]}), facts["biased"]) == (sorted(layers[:-1]), layers)
+    channels = copies_in(facts)
     assert sorted(c for taken in channels for c in taken[1:]) == DEAD, "every dead channel is used, and only once"
     assert max(channels, key=len)[0] == 2
 
@@ -96,7 +102,11 @@ def test_copies_without_shifts_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     model = Picture(apart=False).eval()
     with_shifts = noise(quantized(model)[0], model)
     copy: Callable[..., None] = spare._copy
-    monkeypatch.setattr(spare, "_copy", lambda chain, channels, steps, means: copy(chain, channels, [0.0], means))
+
+    def unshifted(copied: spare.Copied) -> spare.Copied:
+        return dataclasses.replace(copied, shifts=((0.0,) * len(copied.channels),))
+
+    monkeypatch.setattr(spare, "_copy", lambda chain, copied, means: copy(chain, unshifted(copied), means))
     assert with_shifts < 0.6 * noise(quantized(model)[0], model)
 
 
@@ -109,7 +119,7 @@ def test_copies_behind_a_depthwise_layer_lie_a_share_of_its_own_step_apart() -> 
     twin, x = float_network(changed), tensors(inputs_of("plain", 8))["x"]
     with torch.no_grad():
         y = twin.apart(F.relu(twin.first(x)))[:, :, 1:-1, 1:-1]  # type: ignore[operator]
-    for _, channels in facts["copied"]:
+    for channels in copies_in(facts):
         for i, channel in enumerate(channels):
             apart = (y[:, channel] - y[:, channels[0]])[y[:, channels[0]] > 0.5]
             assert torch.allclose(apart, torch.full_like(apart, step * i / len(channels)), atol=0.02 * step)
@@ -120,7 +130,7 @@ def test_codes_of_copies_add_up_to_the_weight_rounded_once() -> None:
     changed, facts = quantized(model)
     last = changed.get_submodule("last")
     scale = weight_quantizer(last).scale  # type: ignore[union-attr]
-    for _, channels in facts["copied"]:
+    for channels in copies_in(facts):
         exact = model.last.weight[:, channels[0], 0, 0]
         kept = float_weight(last)[:, channels, 0, 0].sum(1)  # type: ignore[arg-type]
         rounded = last.weight[:, channels, 0, 0].sum(1)  # type: ignore[index, union-attr]
@@ -137,7 +147,7 @@ def test_channels_that_may_wake_are_left_alone() -> None:
         reach = float(model.first.weight[1].abs().sum() * x.abs().max())
         model.first.bias[DEAD] = torch.tensor([-0.5 * reach, -1.0, -1.0])
     _, facts = quantized(model)
-    used = {channel for _, channels in facts["copied"] for channel in channels[1:]}
+    used = {channel for channels in copies_in(facts) for channel in channels[1:]}
     with torch.no_grad():
         assert float(model.first(x)[:, 1].max()) < 0, "no sample wakes it"
     assert used == {4, 6}
@@ -148,7 +158,7 @@ def test_a_constant_that_zeros_are_padded_around_is_left_alone() -> None:
     model.last = nn.Conv2d(8, 6, 3, padding=1)
     assert model.apart is not None
     _, facts = quantized(model)
-    used = {channel for _, channels in facts["copied"] for channel in channels[1:]}
+    used = {channel for channels in copies_in(facts) for channel in channels[1:]}
     assert used == {1}
 
 

@@ -87,7 +87,7 @@ class Quantize:
         open_to = [n for n, x in weighted.items() if not surgery.matches(n, left_float) and weight_quantizer(x) is None]
         placement = place(graph, open_to, context.traits)
         if not placement.layers:
-            nothing: Facts = {"layers": [], "values": [], "copied": [], "warnings": []}
+            nothing: Facts = {"layers": [], "values": [], "copied": [], "biased": [], "warnings": []}
             return model, {"folded": folded, "inputs": list(inputs), **nothing}
 
         context.progress("observing activations", 0.0)
@@ -119,7 +119,8 @@ class Quantize:
             "inputs": list(inputs),
             "symmetric": context.traits.symmetric,
             "left_in_float": list(placement.floats),
-            "copied": [[list(c.layers), list(c.channels)] for c in copied],
+            "copied": [row for c in copied for row in c.facts()],
+            "biased": list(dict.fromkeys(name for c in copied for name in c.layers)),
             "warnings": warnings,
         }
 
@@ -127,7 +128,7 @@ class Quantize:
         for layer, norm in facts["folded"]:
             surgery.give_bias(model.get_submodule(layer))
             surgery.set_module(model, norm, nn.Identity())
-        for name in dict.fromkeys(name for layers, _ in facts["copied"] for name in layers):
+        for name in facts["biased"]:
             surgery.give_bias(model.get_submodule(name))
         for name, qmax in facts["layers"]:
             layer = model.get_submodule(name)

@@ -38,10 +38,20 @@ _SAMPLES = 16  # in the backward pass
 
 @dataclass(frozen=True)
 class Copied:
-    """``channels``: one of the first of ``layers``, and the ones that are its copies; the last one reads them."""
+    """``channels``: one that the first of ``layers`` makes, and those that are its copies; the last one reads them, a
+    depthwise one may lie between. ``shifts``: what was added to each, behind each layer but the last."""
 
     layers: tuple[str, ...]
     channels: tuple[int, ...]
+    shifts: tuple[tuple[float, ...], ...]
+    axis: int
+
+    def facts(self) -> list[list[Any]]:
+        """For each layer but the last its name, the axis of the channels, the channels, and their shifts."""
+        return [
+            [name, self.axis, list(self.channels), list(shifts)]
+            for name, shifts in zip(self.layers, self.shifts, strict=False)
+        ]
 
 
 @dataclass(frozen=True)
@@ -93,9 +103,12 @@ def use_spare_channels(
         names = [chain.links[0].producer, *(link.consumers[0] for link in chain.links)]
         spare = iter(chain.spare)
         for channel, count in shared.items():
-            taken = [channel, *(next(spare) for _ in range(count))]
-            _copy(chain, taken, [steps.get(value, 0.0) for value in chain.values], means)
-            copied.append(Copied(tuple(names), tuple(taken)))
+            taken = (channel, *(next(spare) for _ in range(count)))
+            shares = [(i - count / 2) / (count + 1) for i in range(count + 1)]
+            shifts = tuple(tuple(share * steps.get(value, 0.0) for share in shares) for value in chain.values)
+            axis = -1 if isinstance(chain.first, nn.Linear) else 1
+            copied.append(Copied(tuple(names), taken, shifts, axis))
+            _copy(chain, copied[-1], means)
     return copied
 
 
@@ -242,20 +255,20 @@ def _empty(chain: _Chain) -> None:
 
 
 @torch.no_grad()
-def _copy(chain: _Chain, channels: list[int], steps: list[float], means: Mapping[str, Tensor]) -> None:
-    """Make the channels of ``channels`` copies of its first one, shifted by shares of each link's step."""
-    source, count = channels[0], len(channels)
-    shares = [(i - (count - 1) / 2) / count for i in range(count)]
-    taken_out = [0.0] * count
-    for layer, link, step in zip((chain.first, chain.middle), chain.links, steps, strict=False):
+def _copy(chain: _Chain, copied: Copied, means: Mapping[str, Tensor]) -> None:
+    """Make copies of the first channel, and share out between them the weights that read it."""
+    source, count = copied.channels[0], len(copied.channels)
+    before = (0.0,) * count  # the shifts of what the layer reads
+    for layer, link, shifts in zip((chain.first, chain.middle), chain.links, copied.shifts, strict=False):
         assert layer is not None
         assert layer.bias is not None
-        weight, bias, mean = layer.weight[source].clone(), layer.bias[source].clone(), means.get(link.value)
+        weight, bias = layer.weight[source].clone(), layer.bias[source].clone()
+        mean = means.get(link.value)
         seen = None if mean is None else mean[source].clone()
-        for i, channel in enumerate(channels):
+        for channel, shift, read in zip(copied.channels, shifts, before, strict=True):
             layer.weight[channel] = weight
-            layer.bias[channel] = bias + shares[i] * step - taken_out[i] * weight.sum()
+            layer.bias[channel] = bias + shift - read * weight.sum()
             if mean is not None and seen is not None:
-                mean[channel] = seen + shares[i] * step
-            taken_out[i] = shares[i] * step
-    chain.last.weight[:, channels] = chain.last.weight[:, [source]] / count
+                mean[channel] = seen + shift
+        before = shifts
+    chain.last.weight[:, copied.channels] = chain.last.weight[:, [source]] / count
