@@ -62,7 +62,8 @@ class Call:
     """One call: ``family`` is its kind (``conv``, ``add``, ... or the function's own name), ``module`` the path of
     the module that made it; ``inputs`` and ``outputs`` are names of values; ``bounds`` is what a clamp or a relu
     keeps; ``channel_pad`` tells a padding of channels from one of space (padding with another number than zero is of
-    the family ``fill``); ``dims`` is the first output's rank."""
+    the family ``fill``); ``dims`` is the first output's rank; ``one_place`` tells a convolution that is a linear layer
+    by another name: 1x1 on a map of one place."""
 
     key: str
     family: str
@@ -72,6 +73,7 @@ class Call:
     bounds: tuple[float, float] | None = None
     channel_pad: bool = False
     dims: int = 0
+    one_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,9 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> Graph:
             if family == "pad" and _pads_with_number(*args, **kwargs):
                 family = "fill"
             padded = family == "pad" and _pads_channels(*args, **kwargs)
-            bounds, dims = _bounds(func, family, args, kwargs), next(iter(made.values())).dim()
-            calls.append(Call(key, family, module, used, tuple(made), bounds, padded, dims))
+            bounds, first = _bounds(func, family, args, kwargs), next(iter(made.values()))
+            one_place = family == "conv" and _has_one_place(first, *args, **kwargs)
+            calls.append(Call(key, family, module, used, tuple(made), bounds, padded, first.dim(), one_place))
             for name, tensor in made.items():
                 remember(tensor, name)
         return result
@@ -219,6 +222,12 @@ def _bounds(func: Callable[..., Any], family: str, args: Any, kwargs: Any) -> tu
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         return None
     return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
+
+
+def _has_one_place(output: Tensor, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> bool:
+    """Whether a convolution is 1x1, from a map of one place to another, and reads all channels."""
+    places = {x.shape[2:].numel() for x in (output, input, weight)}
+    return places == {1} and weight.shape[1] == input.shape[1]
 
 
 def _pads_channels(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> bool:

@@ -354,3 +354,19 @@ def test_numbers_are_kept_to_the_bit(tmp_path: Path) -> None:
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "f").graph.initializer}
     for name, parameter in network("mlp").named_parameters():
         assert np.array_equal(stored[name], parameter.detach().numpy())
+
+
+def test_a_convolution_of_the_pooled_map_is_gemm_and_gives_float(tmp_path: Path) -> None:
+    model, _ = Recipe((Quantize(),)).apply(network("depthwise"), task_for("depthwise"), context())
+    path = tmp_path / "model.onnx"
+    onnx_file.deploy(model, inputs_of("depthwise", 3), path)
+    found = onnxruntime.optimized_operators(path, TARGET)
+    assert (found["QLinearConv"], found["QGemm"]) == (3, 1)
+    assert not {"Conv", "FusedConv", "Gemm", "FusedGemm", "DequantizeLinear"} & set(found), found
+    inputs = inputs_of("depthwise", 5, seed=3)
+    with torch.no_grad():
+        wanted = model(tensors(inputs)["x"]).numpy()
+    for runtime in (onnxruntime, openvino):
+        logits = runtime.open_file(path, TARGET)(inputs)["output"]
+        assert relative_error(logits, wanted) < 1e-2
+        assert len(np.unique(logits)) == logits.size, "no two are rounded to one"

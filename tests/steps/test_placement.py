@@ -60,8 +60,21 @@ def test_the_output_is_quantized_where_the_target_cannot_give_float() -> None:
     whole = Traits(integer_operators=INTEGER.integer_operators, float_output=False)
     _, found = placed("plain", whole)
     assert (Shared(("fc2/linear#0",)), INF) in found.groups
-    _, convolution = placed("depthwise")
-    assert (Shared(("head/conv2d#0",)), INF) in convolution.groups, "a convolution never gives float"
+    _, convolution = placed("depthwise", whole)
+    assert (Shared(("head/conv2d#0",)), INF) in convolution.groups
+
+
+def test_a_convolution_of_one_place_gives_float_as_a_linear_layer_does() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return torch.flatten(self.head(x), 1)
+
+    def values(head: nn.Module, size: int) -> set[str]:
+        return {value for shared, _ in of(forward, 4, size, size, head=head).groups for value in shared.active}
+
+    assert values(nn.Conv2d(4, 2, 1), 1) == {"input/x"}
+    assert values(nn.Conv2d(4, 2, 1), 2) == {"input/x", "head/conv2d#0"}, "a map"
+    assert values(nn.Conv2d(4, 2, 1, padding=1), 1) == {"input/x", "head/conv2d#0"}, "a map of borders"
+    assert values(nn.Conv2d(4, 2, 1, groups=2), 1) == {"input/x", "head/conv2d#0"}, "not all channels"
 
 
 def test_padding_of_space_is_looked_through() -> None:
@@ -112,7 +125,7 @@ def test_integer_operators_have_integers_on_every_side(name: str) -> None:
         users = readers.get(output, [])
         fused = len(users) == 1 and users[0].family in ("relu", "clamp") and output not in graph.outputs
         output = users[0].outputs[0] if fused else output
-        floats = call.family == "linear" and output in graph.outputs
+        floats = (call.family == "linear" and output in graph.outputs) or call.one_place
         assert floats or output in quantized, call.key
 
 

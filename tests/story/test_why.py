@@ -241,6 +241,23 @@ def test_sums_that_were_moved_are_no_noise(tmp_path: Path) -> None:
     assert min(row["own_db"] for row in found["layers"]) > 25
 
 
+def test_channels_that_were_copied_are_no_noise(tmp_path: Path) -> None:
+    model = network("plain")
+    with torch.no_grad():
+        model.get_submodule("bn1").weight[:3] = 0
+        model.get_submodule("bn1").bias[:3] = -1
+    path, baseline = tmp_path / "made.onnx", tmp_path / "float.onnx"
+    changed, facts = Recipe((Quantize(),)).apply(model, task_for("plain"), context())
+    for one, where in ((changed, path), (model, baseline)):
+        onnxruntime.deploy(one, inputs_of("plain", 3), where, TARGET)
+    assert [name for name, *_ in facts[0]["copied"]].count("conv1") > 0
+    told, untold = (
+        why_wrong(write(tmp_path, "plain", path, baseline, said), "plain")["layers"] for said in (facts, ())
+    )
+    assert min(row["own_db"] for row in told) > 30
+    assert min(row["own_db"] for row in untold) < 15
+
+
 def test_noise_is_what_the_two_files_differ_by(packed: Packed) -> None:
     found = packed("tokens", Quantize())
     x = {"x": task_for("tokens").search.read(range(32)).inputs["x"]}

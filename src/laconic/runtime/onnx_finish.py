@@ -3,7 +3,8 @@
 Weights are stored as the integer codes of their quantizer, biases as int32 with scale s_a s_w (a float bias keeps ONNX
 Runtime's final Gemm in float: 0.94x), layers that were left in float stay so, zero padding moves into the convolution
 behind it (a Pad between two quantizer pairs costs 0.83x), a mean over all of space is called GlobalAveragePool (the
-only spelling with an integer kernel), names are short, and the exporter's metadata is gone.
+only spelling with an integer kernel), a 1x1 convolution of the pooled map is called Gemm, names are short, and the
+exporter's metadata is gone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ def finish(model: ir.Model) -> None:
     for node in list(model.graph):
         if node.op_type == "DequantizeLinear":
             _store_weight(model.graph, node)
+    for node in list(model.graph):
+        if node.op_type == "Conv":
+            _name_linear(model.graph, node)
     for node in list(model.graph):
         if node.op_type in ("Conv", "Gemm"):
             _store_bias(model.graph, node)
@@ -200,6 +204,43 @@ def _name_global_pooling(graph: ir.Graph) -> None:
         last = chain[-1].outputs[0]
         last.shape, last.type, last.name = node.outputs[0].shape, node.outputs[0].type, node.outputs[0].name
         ir.convenience.replace_nodes_and_values(graph, node, [node], chain, node.outputs, [last])
+
+
+def _name_linear(graph: ir.Graph, conv: ir.Node) -> None:
+    """A 1x1 convolution of the pooled map, in integers, whose floats are only flattened, is Gemm: the one layer that
+    ONNX Runtime computes from integers to float. The quantizer in front stands on both sides of its Flatten."""
+    read, weight = (value.producer() if value is not None else None for value in conv.inputs[:2])
+    users = [use.node for use in conv.outputs[0].uses()]
+    if read is None or weight is None or {read.op_type, weight.op_type} != {"DequantizeLinear"}:
+        return
+    pool = _before(read)
+    while pool is not None and pool.op_type in ("QuantizeLinear", "Clip"):  # of codes of fewer bits
+        pool = _before(pool)
+    codes = _constant(weight.inputs[0])
+    if pool is None or pool.op_type != "GlobalAveragePool" or codes is None or any(_pads(conv)):
+        return
+    grouped = "group" in conv.attributes and conv.attributes["group"].as_int() != 1
+    if grouped or codes[0, 0].size != 1 or len(users) != 1 or users[0].op_type not in ("Flatten", "Reshape", "Squeeze"):
+        return
+    flatten = _like(ir.node("Flatten", [read.outputs[0]]), users[0])
+    again = _like(ir.node("QuantizeLinear", [flatten.outputs[0], *read.inputs[1:]]), read)
+    pair = _like(ir.node("DequantizeLinear", [again.outputs[0], *read.inputs[1:]]), read)
+    assert weight.inputs[0] is not None
+    stored = _initializer(graph, str(weight.inputs[0].name), codes.reshape(len(codes), -1))
+    matrix = _like(ir.node("DequantizeLinear", [stored, *weight.inputs[1:]], attributes={"axis": 0}), weight)
+    gemm = ir.node("Gemm", [pair.outputs[0], matrix.outputs[0], *conv.inputs[2:]], attributes={"transB": 1})
+    chain, last, flat = [flatten, again, pair, matrix, _like(gemm, conv)], gemm.outputs[0], users[0].outputs[0]
+    last.shape, last.type, last.name = flat.shape, flat.type, flat.name
+    ir.convenience.replace_nodes_and_values(graph, conv, [conv, users[0]], chain, [flat], [last])
+
+
+def _before(node: ir.Node) -> ir.Node | None:
+    """What gives a node's first input."""
+    return node.inputs[0].producer() if node.inputs[0] is not None else None
+
+
+def _pads(conv: ir.Node) -> tuple[int, ...]:
+    return tuple(conv.attributes["pads"].as_ints()) if "pads" in conv.attributes else ()
 
 
 def _drop_clamps(graph: ir.Graph) -> None:

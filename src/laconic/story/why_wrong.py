@@ -5,7 +5,8 @@ SNR = 10 log10(sum y^2 / sum (y' - y)^2), in dB. It holds what the layers before
 measured with all it reads replaced by the original's values: that says where noise enters.
 
 Steps that move factors or sums from a layer into its readers (Equalize, Smooth) change its values on purpose, and say
-so in their facts: the original's values are moved likewise before anything is compared with them, or reads them.
+so in their facts, as Quantize does of the channels that it copies: the original's values are moved likewise before
+anything is compared with them, or reads them.
 """
 
 from __future__ import annotations
@@ -180,7 +181,10 @@ class _Moves:
 
     def __init__(self, facts: Sequence[Facts]) -> None:
         self.by_layer: dict[str, list[tuple[int, Array, Array]]] = {}
+        self.copies: dict[str, list[tuple[int, list[int], list[float]]]] = {}
         for fact in facts:
+            for name, axis, channels, shifts in fact.get("copied", []):
+                self.copies.setdefault(name, []).append((axis, channels, shifts))
             for name, axis, factor, shift in fact.get("moved", []):
                 self.by_layer.setdefault(name, []).append((axis, np.array(factor), np.array(shift)))
 
@@ -191,8 +195,18 @@ class _Moves:
         for axis, factor, shift in self.by_layer.get(layer, []):
             shape = [-1 if d == axis % value.ndim else 1 for d in range(value.ndim)]
             moved = moved / factor.reshape(shape) - shift.reshape(shape)
-        moved = moved.astype(value.dtype)
-        return np.maximum(moved, 0) if rectified else moved
+        moved = np.maximum(moved, 0) if rectified else moved
+        return self._with_copies(layer, moved.astype(value.dtype))
+
+    def _with_copies(self, layer: str, value: Array) -> Array:
+        """Channels that became copies of others are what these are, plus their shift where a relu let it through."""
+        value = value.copy()
+        for axis, channels, shifts in self.copies.get(layer, []):
+            by_channel = np.moveaxis(value, axis, 0)
+            source = by_channel[channels[0]].copy()
+            for channel, shift in zip(channels, shifts, strict=True):
+                by_channel[channel] = source + np.float32(shift) * (source > 0)
+        return value
 
 
 def _batches(split: Split, session: Session) -> Iterator[Arrays]:

@@ -9,7 +9,8 @@ an integer kernel are wanted, with these rules:
   pooling of integers that nothing gave as integers ran four times slower than of floats);
 - an addition or a mean runs in integers only if one of its inputs comes out of an integer operator;
 - padding of space and dropout are looked through: the runtime folds them into the operator behind;
-- the model's outputs stay float where the target can give float from an integer linear layer;
+- the model's outputs stay float where the target can give float from an integer linear layer, which a 1x1 convolution
+  of a single place is too;
 - where every operator can give float (TensorRT), only inputs are quantized, and of an addition only the branch that
   is not fused to it: what a layer gives to nobody else is added before it is rounded.
 """
@@ -66,7 +67,7 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
     running: dict[str, str] = {}
     reads: dict[str, str] = {}
     for call in graph.calls:
-        comes_as_integers = any(_through_padding(name, producer) in integers for name in call.inputs)
+        comes_as_integers = any(through_padding(name, producer) in integers for name in call.inputs)
         if call.family in _MOVES and comes_as_integers:
             integers.update(call.outputs)
         if call.family not in traits.integer_operators:
@@ -79,12 +80,14 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
         running[call.key] = output
         if weighted:
             fused[call.key] = output
-            reads.setdefault(call.module, _through_padding(call.inputs[0], producer))
+            reads.setdefault(call.module, through_padding(call.inputs[0], producer))
         fused_to = _fused_input(call, producer, consumers) if traits.inputs_only else None
         for name in call.inputs:
             if name != fused_to:
-                wanted.setdefault(_through_padding(name, producer))
-        if not traits.inputs_only and not (output in graph.outputs and traits.float_output and call.family == "linear"):
+                wanted.setdefault(through_padding(name, producer))
+        linear = call.family == "linear" or call.one_place
+        gives_float = traits.float_output and linear and _is_output(output, graph, consumers)
+        if not (traits.inputs_only or gives_float):
             wanted.setdefault(output)
     groups = _share(wanted, producer, integers)
     return Placement(
@@ -129,7 +132,18 @@ def _behind_activation(call: Call, graph: Graph, consumers: dict[str, list[Call]
     return output
 
 
-def _through_padding(name: str, producer: dict[str, Call]) -> str:
+def _is_output(name: str, graph: Graph, consumers: dict[str, list[Call]]) -> bool:
+    """Whether a value is an output of the model, or reshaped to one and to nothing else."""
+    users = consumers.get(name, [])
+    if name in graph.outputs:
+        return not users
+    return bool(users) and all(
+        call.family == "reshape" and _is_output(call.outputs[0], graph, consumers) for call in users
+    )
+
+
+def through_padding(name: str, producer: dict[str, Call]) -> str:
+    """What ``name`` was before spatial padding and dropout."""
     while (call := producer.get(name)) and (
         call.family == "dropout" or (call.family == "pad" and not call.channel_pad)
     ):

@@ -29,6 +29,7 @@ from laconic.steps.quantize.bias_correction import correct_biases, whole_bias
 from laconic.steps.quantize.observe import calibration_inputs, observe
 from laconic.steps.quantize.placement import place
 from laconic.steps.quantize.ranges import RANGES, WEIGHT_SCALES, Histogram, affine, symmetric
+from laconic.steps.quantize.spare import Copied, spread_rounding, use_spare_channels
 from laconic.steps.settings import check_types
 
 _LEAST_SCALE = 2.0**-16  # of the median channel's
@@ -43,6 +44,7 @@ class Quantize:
     ``bits`` of the weights, 2 to 8 and never more than the target's ``weight_bits``; ``layers`` gives single layers
     theirs by name. ``activation_bits``, 4 to 8; the model's inputs keep 8, as is usual. ``per_channel``: a scale for
     each output channel of a weight, or one for all of it. ``weight_ranges``: how far the weights' scales reach.
+    ``spare_channels``: dead channels take copies of those whose rounding costs most.
     """
 
     ranges: Literal["minmax", "percentile", "mse", "entropy"] = "mse"
@@ -53,8 +55,9 @@ class Quantize:
     layers: Mapping[str, int] = field(default_factory=dict)
     per_channel: bool = True
     weight_ranges: Literal["minmax", "mse"] = "minmax"
+    spare_channels: bool = True
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -84,7 +87,8 @@ class Quantize:
         open_to = [n for n, x in weighted.items() if not surgery.matches(n, left_float) and weight_quantizer(x) is None]
         placement = place(graph, open_to, context.traits)
         if not placement.layers:
-            return model, {"folded": folded, "layers": [], "values": [], "inputs": list(inputs), "warnings": []}
+            nothing: Facts = {"layers": [], "values": [], "copied": [], "biased": [], "warnings": []}
+            return model, {"folded": folded, "inputs": list(inputs), **nothing}
 
         context.progress("observing activations", 0.0)
         histograms, means, warnings = observe(model, inputs, placement)
@@ -92,11 +96,16 @@ class Quantize:
             (shared, _fitted(histogram, self.ranges, bounds, self._levels(shared), context.traits.symmetric))
             for histogram, (shared, bounds) in zip(histograms, placement.groups, strict=True)
         ]
-        scales = {value: float(q.scale) for shared, q in groups for value in (*shared.active, *shared.passive)}
-        input_scales = {name: scales[value] for name, value in placement.layers.items()}
+        quantizers = {value: q for shared, q in groups for value in (*shared.active, *shared.passive)}
+        copied: list[Copied] = []
+        if self.spare_channels:
+            copied = use_spare_channels(model, inputs, graph, placement, quantizers, means, open_to)
+        input_scales = {name: float(quantizers[value].scale) for name, value in placement.layers.items()}
         qmax = {n: _qmax(min(self.layers.get(n, self.bits), context.traits.weight_bits)) for n in placement.layers}
         for name, scale in input_scales.items():
             _quantize_weight(weighted[name], qmax[name], scale, self.per_channel, self.weight_ranges)
+        for copies in (c for c in copied if c.layers[-1] in qmax):
+            spread_rounding(weighted[copies.layers[-1]], copies.channels)
         attach(model, groups, list(inputs))
         if self.bias_correction:
             context.progress("correcting biases", 0.5)
@@ -110,6 +119,8 @@ class Quantize:
             "inputs": list(inputs),
             "symmetric": context.traits.symmetric,
             "left_in_float": list(placement.floats),
+            "copied": [row for c in copied for row in c.facts()],
+            "biased": list(dict.fromkeys(name for c in copied for name in c.layers)),
             "warnings": warnings,
         }
 
@@ -117,6 +128,8 @@ class Quantize:
         for layer, norm in facts["folded"]:
             surgery.give_bias(model.get_submodule(layer))
             surgery.set_module(model, norm, nn.Identity())
+        for name in facts["biased"]:
+            surgery.give_bias(model.get_submodule(name))
         for name, qmax in facts["layers"]:
             layer = model.get_submodule(name)
             if self.bias_correction:
