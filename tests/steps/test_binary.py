@@ -76,7 +76,7 @@ def test_thresholds_start_in_the_middle() -> None:
     with torch.no_grad():
         model(torch.as_tensor(task_for("residual").calibration_batch().inputs["x"]))
     np.testing.assert_allclose(reader.threshold.detach(), seen[0].mean((0, 2, 3)), rtol=1e-5)
-    distance = (seen[0] - seen[0].mean((0, 2, 3), keepdim=True)).abs().mean()
+    distance = (seen[0] - seen[0].mean((0, 2, 3), keepdim=True)).square().mean().sqrt()
     assert reader.gain.item() == pytest.approx(distance.item(), rel=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_every_layer_in_between_reads_two_values() -> None:
 def test_rprelu_by_hand() -> None:
     relu = RPReLU(2, axis=1)
     x = torch.tensor([[[2.0, -1.0], [2.0, -1.0]]])
-    assert torch.equal(relu(x), F.relu(x)), "it starts as relu"
+    assert torch.equal(relu(x), F.leaky_relu(x, 0.25)), "it starts as PReLU"
     with torch.no_grad():
         relu.before.copy_(torch.tensor([1.0, 0.0]))
         relu.after.copy_(torch.tensor([10.0, 0.0]))
@@ -144,7 +144,8 @@ def test_a_relu_of_several_widths_stays() -> None:
 
 
 def test_before_training_only_signs_and_scales_differ() -> None:
-    """Against the same written out: the float network with sign(w) alpha and g sign(x - a) in the hidden layer."""
+    """Against the same written out: the float network with sign(w) alpha and g sign(x - a) in the hidden layer, and
+    PReLU behind it."""
     model, _ = Recipe((START,)).apply(network("mlp"), task_for("mlp"), context())
     plain = copy.deepcopy(network("mlp"))
     x = torch.as_tensor(inputs_of("mlp", 16, 5)["x"])
@@ -152,10 +153,10 @@ def test_before_training_only_signs_and_scales_differ() -> None:
     with torch.no_grad():
         seen = plain[:3](calibration)
         threshold = seen.mean(0)
-        gain = (seen - threshold).abs().mean()
+        gain = (seen - threshold).square().mean().sqrt()
         weight = plain[3].weight.sign() * plain[3].weight.abs().mean(1, keepdim=True)
         hidden = torch.where(plain[:3](x) >= threshold, gain, -gain)
-        wanted = plain[4:](hidden @ weight.T)
+        wanted = plain[5:](F.leaky_relu(hidden @ weight.T, 0.25))
     torch.testing.assert_close(outputs(model, "mlp"), wanted)
 
 

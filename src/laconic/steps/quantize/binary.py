@@ -6,11 +6,13 @@ the gradient goes straight through to the float weight behind it where |w| <= 1 
 
 Activations: a layer reads g sign(x - a_c), a_c a trained threshold per input channel (RSign of Liu et al. 2020, arXiv
 2003.03488, eq. 6), with the gradient 2 - 2|u| of Bi-Real's piecewise polynomial at u = (x - a) / g, 0 beyond |u| = 1
-(Liu et al. 2018, arXiv 1808.00278, eq. 5). a starts as the channel's mean and g, one trained number per layer, as the
-mean of |x - a| over the calibration samples: networks without batch norm need it, and the polynomial gets inputs of its
-size. A relu behind binary layers (with a batch norm or an addition between them) becomes RPReLU, x - b_c + z_c where
-x > b_c, else s_c (x - b_c) + z_c (eq. 7); it starts as the relu that it was, and one that is called on values of
-different width stays one.
+(Liu et al. 2018, arXiv 1808.00278, eq. 5). a starts as the channel's mean over the calibration samples and g, one
+trained number per layer, as the root mean square of x - a: networks without batch norm need it, and the polynomial gets
+inputs of its size. With the mean of |x - a| instead, activations that are mostly near 0 lay where the slope is 2, and
+the gradient grew tenfold from layer to layer: 8e6 at the first layer of a ResNet-20. A relu behind binary layers (with
+a batch norm or an addition between them) becomes RPReLU, x - b_c + z_c where x > b_c, else s_c (x - b_c) + z_c (eq. 7),
+s starting at 0.25 as in PReLU (He et al. 2015, arXiv 1502.01852), b and z at 0; one that is called on values of
+different width stays a relu.
 
 The first and the last layer stay in float. The runtimes have no kernel for one bit: weights are stored in 1 bit and
 computed in float.
@@ -47,6 +49,7 @@ from laconic.steps.quantize.trained import (
 _SIGN = "binary_input"
 _RELUS = "shifted_relus"
 _LEAST_GAIN = 1e-6
+_SLOPE = 0.25
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Binary:
     batch: int = 64
     distill: float = 0.5
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -147,9 +150,10 @@ class BinaryInput(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Start from the mean of each channel and the mean distance from it."""
+        """Start from the mean of each channel and the root mean square of the distances from it."""
         self.threshold.copy_(x.mean([d for d in range(x.dim()) if d != self.axis % x.dim()]))
-        self.gain.copy_((x - per_channel(self.threshold, x, self.axis)).abs().mean().clamp_min(_LEAST_GAIN))
+        distance = x - per_channel(self.threshold, x, self.axis)
+        self.gain.copy_(distance.square().mean().sqrt().clamp_min(_LEAST_GAIN))
 
 
 def _signs(x: Tensor, gain: Tensor) -> Tensor:
@@ -200,14 +204,14 @@ def _calibrate(model: nn.Module, layers: dict[str, surgery.Layer], inputs: dict[
 
 
 class RPReLU(nn.Module):
-    """x - b + z where x > b, else s (x - b) + z, with b, z, s (channels,); without training it is relu."""
+    """x - b + z where x > b, else s (x - b) + z, with b, z, s (channels,); it starts as PReLU does."""
 
     def __init__(self, channels: int, axis: int) -> None:
         super().__init__()
         self.axis = axis
         self.before = nn.Parameter(torch.zeros(channels))
         self.after = nn.Parameter(torch.zeros(channels))
-        self.slope = nn.Parameter(torch.zeros(channels))
+        self.slope = nn.Parameter(torch.full((channels,), _SLOPE))
 
     def forward(self, x: Tensor) -> Tensor:
         before, after, slope = (per_channel(p, x, self.axis) for p in (self.before, self.after, self.slope))
