@@ -18,6 +18,7 @@ from benchmarks import cifar, records
 from laconic import measure, proof
 from laconic.core import Array, Context, Facts, JsonObject, Recipe, Step, Target, Task
 from laconic.runtime import onnxruntime
+from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
 from laconic.steps.quantize.ternary import Ternary
 from laconic.steps.quantize.weights import QuantizeWeights
@@ -26,7 +27,9 @@ TARGET = Target("onnxruntime")
 FLOAT = "resnet20-cifar10"
 ROUNDED: dict[str, tuple[Step, ...]] = {
     "4-bit weights": (QuantizeWeights(4),),
+    "4-bit weights, GPTQ": (QuantizeWeights(4), GPTQ()),
     "3-bit weights": (QuantizeWeights(3),),
+    "3-bit weights, GPTQ": (QuantizeWeights(3), GPTQ()),
     "2-bit weights": (QuantizeWeights(2),),
     "2-bit weights, 8-bit activations": (Quantize(bits=2, weight_ranges="mse"),),
     "ternary weights": (Ternary(epochs=0),),

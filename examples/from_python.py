@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
     result = laconic.shrink(
         trained(train),
         laconic.from_loaders(train, search, holdout),
-        laconic.Goal.parse(minimize="size", max_drop="3%", budget="6trials"),
+        laconic.Goal.parse(minimize="size", max_drop="3%", budget="16trials"),
         out=folder,
     )
 

@@ -94,7 +94,7 @@ def net():
 # ------------------------------------------------------------------------------------------------------------- recipes
 
 RECIPES = [
-    ("- step: Distil", "unknown step: got 'Distil', wanted one of AdaRound, Binary, Cast, Cluster"),
+    ("- step: Distil", "unknown step: got 'Distil', wanted one of AdaRound, Binary, CP, Cast, Cluster"),
     ("- step: Quantize\n  width: 4", "unknown setting of Quantize: got 'width', wanted one of ranges, bias_correction"),
     ("- step: Quantize\n  bits: 1", "Quantize of bits: got 1, wanted 2 to 8 bits"),
     ("- step: Quantize\n  ranges: max", "ranges of Quantize: got 'max', wanted minmax or percentile or mse"),

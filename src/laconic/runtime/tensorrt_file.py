@@ -66,7 +66,7 @@ def _lengthen_product(model: ir.Model, node: ir.Node) -> None:
     held = [(i, a) for i, a in enumerate(constants) if a is not None and i != 5]  # the sixth is the bias
     exact = [a for a in node.attributes.values() if a.name != "accuracy_level"]
     values = {0: np.eye(size, dtype=np.float32), **dict(held)}
-    weight = _computed(model, node, values, exact, inputs=5)
+    (weight,) = _computed(model, node, values, exact, inputs=5)
     product = ir.node("MatMul", [node.inputs[0], _initializer(graph, f"{node.name}.weight", weight)], name=node.name)
     bias = node.inputs[5] if len(node.inputs) > 5 else None
     made = [product] if bias is None else [product, ir.node("Add", [product.outputs[0], bias], name=f"{node.name}/1")]
@@ -80,10 +80,10 @@ def _fold(model: ir.Model, node: ir.Node) -> None:
         _hold(model.graph, node)
         return
     values = {i: _known(value) for i, value in enumerate(node.inputs) if value is not None}
-    result = _computed(model, node, values, list(node.attributes.values()), inputs=len(node.inputs))
-    old = node.outputs[0]
-    made = _initializer(model.graph, str(old.name), result)
-    old.replace_all_uses_with(made, replace_graph_outputs=True)
+    results = _computed(model, node, values, list(node.attributes.values()), inputs=len(node.inputs))
+    for old, result in zip(node.outputs, results, strict=True):
+        made = _initializer(model.graph, str(old.name), result)
+        old.replace_all_uses_with(made, replace_graph_outputs=True)
 
 
 def _hold(graph: ir.Graph, node: ir.Node) -> None:
@@ -137,14 +137,16 @@ def _one_scale(graph: ir.Graph, node: ir.Node) -> None:
 
 def _computed(
     model: ir.Model, node: ir.Node, values: dict[int, Array], attributes: list[ir.Attr], inputs: int
-) -> Array:
+) -> list[Array]:
     """What ``node`` gives for these inputs, by ONNX Runtime."""
     given = {i: ir.Value(name=f"x{i}", type=ir.TensorType(ir.tensor(a).dtype)) for i, a in values.items()}
     for i, value in given.items():
         value.const_value = ir.tensor(values[i], name=value.name)
         value.shape = ir.Shape(values[i].shape)
-    alone = ir.Node(node.domain, node.op_type, [given.get(i) for i in range(inputs)], attributes=attributes)
-    alone.outputs[0].name = "y"
+    sources, outputs = [given.get(i) for i in range(inputs)], len(node.outputs)
+    alone = ir.Node(node.domain, node.op_type, sources, attributes=attributes, num_outputs=outputs)
+    for i, value in enumerate(alone.outputs):
+        value.name = f"y{i}"
     graph = ir.Graph(
         [], alone.outputs, nodes=[alone], initializers=list(given.values()), opset_imports=model.opset_imports, name="g"
     )
@@ -152,7 +154,7 @@ def _computed(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found: Array = session.run(None, {})[0]
+    found: list[Array] = session.run(None, {})
     return found
 
 
