@@ -100,7 +100,7 @@ def test_a_drop_far_under_the_floor_is_drawn_at_the_lower_edge(make_dossier):
 
 
 def test_no_trials_and_no_holdout_still_give_a_picture(make_dossier):
-    ET.fromstring(front_svg(make_dossier(trials=[], certificate=None)))
+    assert ET.fromstring(front_svg(make_dossier(trials=[], certificate=None))).tag == f"{SVG}svg"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ Activations: a layer reads g sign(x - a_c), a_c a trained threshold per input ch
 2003.03488, eq. 6), with the gradient 2 - 2|u| of Bi-Real's piecewise polynomial at u = (x - a) / g, 0 beyond |u| = 1
 (Liu et al. 2018, arXiv 1808.00278, eq. 5). a starts as the channel's mean over the calibration samples and g, one
 trained number per layer, as the root mean square of x - a: networks without batch norm need it, and the polynomial gets
-inputs of its size. With the mean of |x - a| instead, activations that are mostly near 0 lay where the slope is 2, and
-the gradient grew tenfold from layer to layer: 8e6 at the first layer of a ResNet-20. A relu behind binary layers (with
+inputs of its size. With the mean of |x - a| instead, activations that are mostly near 0 lie where the slope is 2, and
+gradients grow from layer to layer until nothing is learned. A relu behind binary layers (with
 a batch norm or an addition between them) becomes RPReLU, x - b_c + z_c where x > b_c, else s_c (x - b_c) + z_c (eq. 7),
 s starting at 0.25 as in PReLU (He et al. 2015, arXiv 1502.01852), b and z at 0; one that is called on values of
 different width stays a relu.
