@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from laconic.core import Array
+from laconic.runtime.onnx_graph import initializer
 
 _DOMAIN, _NAME = "laconic", "Weight"
 _LEAST_OPSET = 13
@@ -87,9 +88,9 @@ def _fold_norm(graph: ir.Graph, norm: ir.Node) -> None:
     gain = gamma / np.sqrt(variance + eps)
     factor = gain.reshape(-1, *[1] * (dense.ndim - 1)).astype(np.float32)
     bias = ((old - mean) * gain + beta).astype(np.float32)
-    multiply = ir.node("Mul", [weight, _initializer(graph, f"{_stem(weight)}.gain", factor)])
+    multiply = ir.node("Mul", [weight, initializer(graph, f"{_stem(weight)}.gain", factor)])
     multiply.outputs[0].const_value = ir.tensor(dense * factor)
-    inputs = [conv.inputs[0], multiply.outputs[0], _initializer(graph, f"{_stem(weight)}.bias", bias)]
+    inputs = [conv.inputs[0], multiply.outputs[0], initializer(graph, f"{_stem(weight)}.bias", bias)]
     folded = ir.Node("", "Conv", inputs, attributes=conv.attributes.values(), name=conv.name)
     folded.metadata_props.update(conv.metadata_props)
     last = folded.outputs[0]
@@ -139,7 +140,7 @@ def store(model: ir.Model) -> dict[str, float]:
             node.name, node.outputs[0].name = "", writer.name()
             product = _array(node.outputs[0])
             if form is None and product is not None:
-                node.outputs[0].replace_all_uses_with(_initializer(model.graph, name, product))
+                node.outputs[0].replace_all_uses_with(initializer(model.graph, name, product))
                 model.graph.remove(node, safe=True)
         for node in hiding:
             node.outputs[0].replace_all_uses_with(result)
@@ -214,7 +215,7 @@ class _Writer:
         codes = np.pad(form.codes.ravel(), (0, padding)).reshape(-1, count)
         powers = base ** np.arange(count)
         packed = (codes @ powers).astype(np.uint16)[:, None]
-        value = _initializer(self.graph, name, packed)
+        value = initializer(self.graph, name, packed)
         value = self._node(before, "Cast", value, to=int(_INT64))
         value = self._node(before, "Div", value, self._numbers(*map(int, powers)))
         value = self._node(before, "Mod", value, self._numbers(base))
@@ -223,7 +224,7 @@ class _Writer:
             value = self._node(before, "Slice", value, self._numbers(0), self._numbers(form.codes.size))
         if form.by_channel:
             value = self._node(before, "Reshape", value, self._numbers(*form.codes.shape))
-        table = _initializer(self.graph, self.name(), form.table)
+        table = initializer(self.graph, self.name(), form.table)
         look_up = "GatherElements" if form.by_channel else "Gather"
         value = self._node(before, look_up, table, value, axis=int(form.by_channel))
         return self._node(before, "Reshape", value, self._numbers(*shape))
@@ -236,7 +237,7 @@ class _Writer:
 
     def _numbers(self, *numbers: int) -> ir.Value:
         if numbers not in self.constants:
-            self.constants[numbers] = _initializer(self.graph, self.name(), np.array(numbers, np.int64))
+            self.constants[numbers] = initializer(self.graph, self.name(), np.array(numbers, np.int64))
         return self.constants[numbers]
 
     def name(self) -> str:
@@ -264,12 +265,3 @@ def _stem(weight: ir.Value) -> str:
     assert node is not None
     assert node.inputs[0] is not None
     return re.sub(r"(\.parametrizations)?\.weight(\.original)?$", "", str(node.inputs[0].name))
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    while name in graph.initializers:
-        name += "'"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

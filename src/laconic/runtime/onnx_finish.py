@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from laconic.core import Array
+from laconic.runtime.onnx_graph import constant_of, drop_unused, initializer
 from laconic.runtime.onnx_shorten import shorten
 
 _MOVES = ("MaxPool", "Flatten", "Reshape")
@@ -36,33 +37,9 @@ def finish(model: ir.Model) -> None:
         if node.op_type in ("Conv", "Gemm"):
             _store_bias(model.graph, node)
             _keep_float(model.graph, node)
-    _drop_unused(model.graph)
+    drop_unused(model.graph)
     _share_equal(model.graph)
     shorten(model)
-
-
-def _constant(value: ir.Value | None) -> Array | None:
-    """The array that a value always holds, if it does."""
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return value.const_value.numpy()
-    node = value.producer()
-    if node is not None and node.op_type == "Constant" and "value" in node.attributes:
-        return node.attributes["value"].as_tensor().numpy()
-    return None
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """A stored constant called ``name``, or like it where a layer is called again and needs another."""
-    base, count = name, 0
-    while name in graph.initializers:
-        count += 1
-        name = f"{base}.{count}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _store_weight(graph: ir.Graph, dequantize: ir.Node) -> None:
@@ -71,7 +48,7 @@ def _store_weight(graph: ir.Graph, dequantize: ir.Node) -> None:
     quantize = source.producer() if source is not None else None
     if source is None or quantize is None or quantize.op_type != "QuantizeLinear" or len(quantize.inputs) < 3:
         return
-    weight, scale, zero = (_constant(v) for v in quantize.inputs)
+    weight, scale, zero = (constant_of(v) for v in quantize.inputs)
     if weight is None or scale is None or zero is None:
         return
     axis = dequantize.attributes["axis"].as_int() if "axis" in dequantize.attributes else 1
@@ -81,7 +58,7 @@ def _store_weight(graph: ir.Graph, dequantize: ir.Node) -> None:
     codes = np.clip(codes, -limits.max if limits.min < 0 else 0, limits.max).astype(zero.dtype)
     original = quantize.inputs[0]
     assert original is not None
-    dequantize.replace_input_with(0, _initializer(graph, f"{original.name}.codes", codes))
+    dequantize.replace_input_with(0, initializer(graph, f"{original.name}.codes", codes))
 
 
 def _store_bias(graph: ir.Graph, node: ir.Node) -> None:
@@ -89,7 +66,7 @@ def _store_bias(graph: ir.Graph, node: ir.Node) -> None:
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return
     (_, scale_x), (weight, scale_w) = (_stored(value) for value in node.inputs[:2])
-    bias = _constant(node.inputs[2])
+    bias = constant_of(node.inputs[2])
     if scale_x is None or scale_w is None or weight is None or bias is None or bias.dtype != np.float32:
         return
     scale = np.broadcast_to((scale_x * scale_w).astype(np.float32), bias.shape)
@@ -98,8 +75,8 @@ def _store_bias(graph: ir.Graph, node: ir.Node) -> None:
         _add_bias_apart(graph, node, bias.reshape(-1, *[1] * (weight.ndim - 2)))
         return
     name = node.inputs[2].name
-    stored = _initializer(graph, f"{name}.codes", codes.astype(np.int32))
-    scale_value = _initializer(graph, f"{name}.scale", np.array(scale))
+    stored = initializer(graph, f"{name}.codes", codes.astype(np.int32))
+    scale_value = initializer(graph, f"{name}.scale", np.array(scale))
     dequantize = ir.node("DequantizeLinear", [stored, scale_value], attributes={"axis": 0})
     node.prepend(dequantize)
     node.replace_input_with(2, dequantize.outputs[0])
@@ -108,7 +85,7 @@ def _store_bias(graph: ir.Graph, node: ir.Node) -> None:
 def _add_bias_apart(graph: ir.Graph, node: ir.Node, bias: Array) -> None:
     """A bias too large for its integers is added behind, in float: left where it is, ONNX Runtime clips it to them."""
     beta = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
-    value = _initializer(graph, f"{node.name}.bias.apart", (bias * beta).astype(np.float32))
+    value = initializer(graph, f"{node.name}.bias.apart", (bias * beta).astype(np.float32))
     product = _like(ir.Node("", node.op_type, node.inputs[:2], attributes=node.attributes.values()), node)
     add = _like(ir.node("Add", [product.outputs[0], value]), node)
     last = add.outputs[0]
@@ -124,14 +101,14 @@ def _keep_float(graph: ir.Graph, node: ir.Node) -> None:
     while source is not None and source.op_type in _MOVES and len(source.outputs[0].uses()) == 1:
         reader, value = source, source.inputs[0]  # the runtime would swap it with what dequantizes
         source = value.producer() if value is not None else None
-    if value is None or source is None or source.op_type != "DequantizeLinear" or _constant(node.inputs[1]) is None:
+    if value is None or source is None or source.op_type != "DequantizeLinear" or constant_of(node.inputs[1]) is None:
         return
-    scale, zero = (_constant(constant) for constant in source.inputs[1:3])
+    scale, zero = (constant_of(constant) for constant in source.inputs[1:3])
     channels = _channels(node, source.inputs[0])
     if scale is None or zero is None or scale.ndim or channels is None:
         return
     spread = [
-        _initializer(graph, f"{value.name}.{part}", np.full(channels, a))
+        initializer(graph, f"{value.name}.{part}", np.full(channels, a))
         for part, a in (("scale", scale), ("zero", zero))
     ]
     dequantize = ir.node("DequantizeLinear", [source.inputs[0], *spread], attributes={"axis": 1})
@@ -143,7 +120,7 @@ def _channels(node: ir.Node, value: ir.Value | None) -> int | None:
     """The size of axis 1 of what a layer reads: by its shape, where that is known; of a convolution by its weight."""
     if value is not None and value.shape is not None and len(value.shape) > 1 and isinstance(value.shape[1], int):
         return value.shape[1]
-    weight = _constant(node.inputs[1])
+    weight = constant_of(node.inputs[1])
     if node.op_type == "Gemm" or weight is None:
         return None
     return int(weight.shape[1]) * (node.attributes["group"].as_int() if "group" in node.attributes else 1)
@@ -154,7 +131,7 @@ def _stored(value: ir.Value | None) -> tuple[Array | None, Array | None]:
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "DequantizeLinear":
         return None, None
-    return _constant(node.inputs[0]), _constant(node.inputs[1])
+    return constant_of(node.inputs[0]), constant_of(node.inputs[1])
 
 
 def _fold_padding(graph: ir.Graph) -> None:
@@ -162,8 +139,8 @@ def _fold_padding(graph: ir.Graph) -> None:
     for pad in list(graph):
         if pad.op_type != "Pad" or len(pad.inputs) > 3:  # the fourth input names axes
             continue
-        amounts = _constant(pad.inputs[1])
-        fill = _constant(pad.inputs[2]) if len(pad.inputs) > 2 and pad.inputs[2] is not None else np.zeros(1)
+        amounts = constant_of(pad.inputs[1])
+        fill = constant_of(pad.inputs[2]) if len(pad.inputs) > 2 and pad.inputs[2] is not None else np.zeros(1)
         mode = pad.attributes["mode"].as_string() if "mode" in pad.attributes else "constant"
         users = [use.node for use in pad.outputs[0].uses()]
         convolutions = bool(users) and all(u.op_type == "Conv" and "auto_pad" not in u.attributes for u in users)
@@ -216,7 +193,7 @@ def _name_linear(graph: ir.Graph, conv: ir.Node) -> None:
     pool = _before(read)
     while pool is not None and pool.op_type in ("QuantizeLinear", "Clip"):  # of codes of fewer bits
         pool = _before(pool)
-    codes = _constant(weight.inputs[0])
+    codes = constant_of(weight.inputs[0])
     if pool is None or pool.op_type != "GlobalAveragePool" or codes is None or any(_pads(conv)):
         return
     grouped = "group" in conv.attributes and conv.attributes["group"].as_int() != 1
@@ -226,7 +203,7 @@ def _name_linear(graph: ir.Graph, conv: ir.Node) -> None:
     again = _like(ir.node("QuantizeLinear", [flatten.outputs[0], *read.inputs[1:]]), read)
     pair = _like(ir.node("DequantizeLinear", [again.outputs[0], *read.inputs[1:]]), read)
     assert weight.inputs[0] is not None
-    stored = _initializer(graph, str(weight.inputs[0].name), codes.reshape(len(codes), -1))
+    stored = initializer(graph, str(weight.inputs[0].name), codes.reshape(len(codes), -1))
     matrix = _like(ir.node("DequantizeLinear", [stored, *weight.inputs[1:]], attributes={"axis": 0}), weight)
     gemm = ir.node("Gemm", [pair.outputs[0], matrix.outputs[0], *conv.inputs[2:]], attributes={"transB": 1})
     chain, last, flat = [flatten, again, pair, matrix, _like(gemm, conv)], gemm.outputs[0], users[0].outputs[0]
@@ -253,8 +230,8 @@ def _drop_clamps(graph: ir.Graph) -> None:
             continue
         if clamp.op_type not in ("Clip", "Relu") or len(clamp.outputs[0].uses()) > 1:
             continue
-        scale, zero, least, most = (_constant(v) for v in (*quantize.inputs[1:3], *clip.inputs[1:3]))
-        ends = [_constant(v) for v in clamp.inputs[1:3]] if clamp.op_type == "Clip" else [np.zeros(()), None]
+        scale, zero, least, most = (constant_of(v) for v in (*quantize.inputs[1:3], *clip.inputs[1:3]))
+        ends = [constant_of(v) for v in clamp.inputs[1:3]] if clamp.op_type == "Clip" else [np.zeros(()), None]
         if scale is None or zero is None or least is None or most is None or scale.ndim:
             continue
         low, high = ends
@@ -270,7 +247,7 @@ def _axes_of_mean(node: ir.Node) -> list[int] | None:
         return None
     if "axes" in node.attributes:
         return [int(axis) for axis in node.attributes["axes"].as_ints()]
-    axes = _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
     return None if axes is None else [int(axis) for axis in axes.ravel()]
 
 
@@ -281,20 +258,11 @@ def _like(node: ir.Node, model: ir.Node) -> ir.Node:
     return node
 
 
-def _drop_unused(graph: ir.Graph) -> None:
-    for node in reversed(list(graph)):
-        if not any(out.uses() or out.is_graph_output() for out in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]
-
-
 def _share_equal(graph: ir.Graph) -> None:
     """Equal constants (scales, zero points, the weights of a layer that is called again) are stored once."""
     seen: dict[tuple[str, bytes], ir.Value] = {}
     for name, value in list(graph.initializers.items()):
-        array = _constant(value)
+        array = constant_of(value)
         if array is None:
             continue
         key = (f"{array.dtype}{array.shape}", hashlib.sha256(array.tobytes()).digest())

@@ -26,6 +26,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from laconic.core import Array
+from laconic.runtime.onnx_graph import constant_of, drop_unused, initializer
 
 OLDEST_OPSET, NEWEST_OPSET = 13, 24  # per-channel quantization came with 13; what the parser of TensorRT 10 reads
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -41,7 +42,7 @@ def translated(model: ir.Model) -> ir.Model:
     """``model``, changed in place, in TensorRT's form."""
     graph = model.graph
     for node in list(graph):
-        if node.inputs and all(_constant(value) is not None for value in node.inputs if value is not None):
+        if node.inputs and all(constant_of(value) is not None for value in node.inputs if value is not None):
             _fold(model, node)
     for node in list(graph):
         if node.op_type == _SHORT_PRODUCT:
@@ -50,9 +51,9 @@ def translated(model: ir.Model) -> ir.Model:
         if node.op_type == _QUANTIZE:
             _make_symmetric(graph, node)
     for node in list(graph):
-        if node.op_type == _DEQUANTIZE and _constant(node.inputs[0]) is None:
+        if node.op_type == _DEQUANTIZE and constant_of(node.inputs[0]) is None:
             _one_scale(graph, node)
-    _drop_unused(graph)
+    drop_unused(graph)
     model.opset_imports.pop("com.microsoft", None)
     return model
 
@@ -62,12 +63,12 @@ def _lengthen_product(model: ir.Model, node: ir.Node) -> None:
     runtime that has the operator gives for the identity."""
     graph = model.graph
     size = node.attributes["K"].as_int()
-    constants = [None if value is None else _constant(value) for value in node.inputs]
+    constants = [None if value is None else constant_of(value) for value in node.inputs]
     held = [(i, a) for i, a in enumerate(constants) if a is not None and i != 5]  # the sixth is the bias
     exact = [a for a in node.attributes.values() if a.name != "accuracy_level"]
     values = {0: np.eye(size, dtype=np.float32), **dict(held)}
     (weight,) = _computed(model, node, values, exact, inputs=5)
-    product = ir.node("MatMul", [node.inputs[0], _initializer(graph, f"{node.name}.weight", weight)], name=node.name)
+    product = ir.node("MatMul", [node.inputs[0], initializer(graph, f"{node.name}.weight", weight)], name=node.name)
     bias = node.inputs[5] if len(node.inputs) > 5 else None
     made = [product] if bias is None else [product, ir.node("Add", [product.outputs[0], bias], name=f"{node.name}/1")]
     _replace(graph, node, made)
@@ -75,14 +76,14 @@ def _lengthen_product(model: ir.Model, node: ir.Node) -> None:
 
 def _fold(model: ir.Model, node: ir.Node) -> None:
     """A node that reads constants alone gives a constant, unless it is what says that a weight is INT8."""
-    kind = _constant(node.inputs[0])
+    kind = constant_of(node.inputs[0])
     if node.op_type == _DEQUANTIZE and kind is not None and kind.dtype == np.int8 and _is_weight(node.outputs[0]):
         _hold(model.graph, node)
         return
     values = {i: _known(value) for i, value in enumerate(node.inputs) if value is not None}
     results = _computed(model, node, values, list(node.attributes.values()), inputs=len(node.inputs))
     for old, result in zip(node.outputs, results, strict=True):
-        made = _initializer(model.graph, str(old.name), result)
+        made = initializer(model.graph, str(old.name), result)
         old.replace_all_uses_with(made, replace_graph_outputs=True)
 
 
@@ -90,7 +91,7 @@ def _hold(graph: ir.Graph, node: ir.Node) -> None:
     """Constants that a node reads are initializers, whatever they were."""
     for i, value in enumerate(node.inputs):
         if value is not None and value.name not in graph.initializers:
-            node.replace_input_with(i, _initializer(graph, str(value.name), _known(value)))
+            node.replace_input_with(i, initializer(graph, str(value.name), _known(value)))
 
 
 def _is_weight(value: ir.Value) -> bool:
@@ -111,13 +112,13 @@ def _make_symmetric(graph: ir.Graph, quantize: ir.Node) -> None:
     reach, name, source = np.maximum(below, above), str(quantize.outputs[0].name), quantize.inputs[0]
     if source is not None and source.is_graph_input():  # inputs may lie where the old codes ended and the new do not
         ends = {"low": -scale * below, "high": scale * above}
-        held = [_initializer(graph, f"{name}.{end}", value.astype(np.float32)) for end, value in ends.items()]
+        held = [initializer(graph, f"{name}.{end}", value.astype(np.float32)) for end, value in ends.items()]
         clip = ir.node("Clip", [source, *held], name="clip")
         quantize.prepend(clip)
         quantize.replace_input_with(0, clip.outputs[0])
     values = [
-        _initializer(graph, f"{name}.scale", (scale * reach / _LARGEST).astype(np.float32)),
-        _initializer(graph, f"{name}.zero", np.zeros(zero.shape, np.int8)),
+        initializer(graph, f"{name}.scale", (scale * reach / _LARGEST).astype(np.float32)),
+        initializer(graph, f"{name}.zero", np.zeros(zero.shape, np.int8)),
     ]
     for node in [quantize, *(use.node for use in list(quantize.outputs[0].uses()))]:
         if node.op_type in (_QUANTIZE, _DEQUANTIZE):
@@ -131,7 +132,7 @@ def _one_scale(graph: ir.Graph, node: ir.Node) -> None:
     if scale.ndim and (scale == scale.flat[0]).all():
         parts = (scale.flat[0], zero.flat[0])
         for i, part in enumerate(parts, 1):
-            node.replace_input_with(i, _initializer(graph, f"{node.outputs[0].name}.{i}", np.array(part)))
+            node.replace_input_with(i, initializer(graph, f"{node.outputs[0].name}.{i}", np.array(part)))
         node.attributes.pop("axis", None)
 
 
@@ -175,7 +176,7 @@ def problems(model: ir.Model) -> list[str]:
 
 
 def _faults(node: ir.Node) -> Iterator[str]:
-    scale, zero = (_constant(value) for value in (*node.inputs[1:3], None, None)[:2])
+    scale, zero = (constant_of(value) for value in (*node.inputs[1:3], None, None)[:2])
     if scale is None or zero is None:
         yield "has a scale or a zero point that is no constant"
         return
@@ -190,7 +191,7 @@ def _faults(node: ir.Node) -> Iterator[str]:
         if not readers or set(readers) != {_DEQUANTIZE} or node.outputs[0].is_graph_output():
             yield "is not followed by DequantizeLinear alone, as activations of fewer than 8 bits are not"
     source = node.inputs[0]
-    codes = None if source is None else _constant(source)
+    codes = None if source is None else constant_of(source)
     if node.op_type == _DEQUANTIZE and codes is None:
         maker = source.producer() if source is not None else None
         if maker is None or maker.op_type != _QUANTIZE:
@@ -229,43 +230,13 @@ def _output_axis(value: ir.Value) -> int | None:
 # ----------------------------------------------------------------------------------------------------------- the graph
 
 
-def _constant(value: ir.Value | None) -> Array | None:
-    """The array that a value always holds, if it does."""
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return value.const_value.numpy()
-    node = value.producer()
-    if node is not None and node.op_type == "Constant" and "value" in node.attributes:
-        return node.attributes["value"].as_tensor().numpy()
-    return None
-
-
 def _known(value: ir.Value | None) -> Array:
-    array = _constant(value)
+    array = constant_of(value)
     assert array is not None
     return array
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    while name in graph.initializers:
-        name += "'"
-    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _replace(graph: ir.Graph, node: ir.Node, made: list[ir.Node]) -> None:
     last, old = made[-1].outputs[0], node.outputs[0]
     last.shape, last.type, last.name = old.shape, old.type, old.name
     ir.convenience.replace_nodes_and_values(graph, node, [node], made, [old], [last])
-
-
-def _drop_unused(graph: ir.Graph) -> None:
-    for node in reversed(list(graph)):
-        if not any(out.uses() or out.is_graph_output() for out in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]
