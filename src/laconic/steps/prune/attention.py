@@ -1,21 +1,20 @@
 """Attention as pruning sees it: which layers give a head its queries, keys and values, and which reads it.
 
-Known are modules that hold a fused ``qkv`` and a ``proj`` (timm, the zoo), ``q_proj``, ``k_proj``, ``v_proj`` and an
-``o_proj`` or ``out_proj`` (transformers: Llama, CLIP, ViT, ...; timm), ``query``, ``key``, ``value`` with the ``dense``
-of the module beside it (transformers: BERT), and torch's own ``nn.MultiheadAttention``, in whose place comes a module
-that computes the same and can hold fewer heads. Where several query heads share a key and a value (Ainslie et al.
-2023, arXiv 2305.13245), what goes together is a key with all its queries.
+Known are modules that hold a fused ``qkv`` and a ``proj`` (timm, the zoo) or ``in_proj`` and ``out_proj`` (torch's own
+attention, whose projections are linear layers once a model is loaded), ``q_proj``, ``k_proj``, ``v_proj`` and an
+``o_proj`` or ``out_proj`` (transformers: Llama, CLIP, ViT, ...; timm), and ``query``, ``key``, ``value`` with the
+``dense`` of the module beside it (transformers: BERT). Where several query heads share a key and a value (Ainslie et
+al. 2023, arXiv 2305.13245), what goes together is a key with all its queries.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+_FUSED = ("qkv", "in_proj")
 _SEPARATE = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"))
 _OUT = ("proj", "o_proj", "out_proj")
 _COUNTS = ("num_heads", "heads", "num_attention_heads", "n_heads", "num_kv_heads", "num_key_value_heads")
@@ -51,7 +50,7 @@ def find(model: nn.Module) -> dict[str, Attention]:
     for name, module in modules.items():
         out = _out_of(name, module, modules)
         heads = next((getattr(module, a) for a in _COUNTS if type(getattr(module, a, None)) is int), None)
-        fused = [part for part in ("qkv",) if isinstance(getattr(module, part, None), nn.Linear)]
+        fused = [part for part in _FUSED if _is_linear(module, part)]
         separate = next((parts for parts in _SEPARATE if all(_is_linear(module, part) for part in parts)), None)
         if out is None or not (fused or separate):
             continue
@@ -100,50 +99,3 @@ def shrink(model: nn.Module, attention: Attention, kept: list[int]) -> None:
         value = getattr(module, stated, None)
         if type(value) is int:
             setattr(module, stated, value * share[0] // share[1])
-
-
-class OpenAttention(nn.Module):
-    """``nn.MultiheadAttention`` of one width, of plain layers: (n, tokens, width) or, without ``batch_first``, (tokens,
-    n, width). Queries, keys and values are one tensor; no weights are given back."""
-
-    def __init__(self, module: nn.MultiheadAttention) -> None:
-        super().__init__()
-        width, bias = module.embed_dim, module.in_proj_bias is not None
-        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=bias), nn.Linear(width, width, bias=bias)
-        self.num_heads, self.head_dim, self.batch_first = module.num_heads, module.head_dim, module.batch_first
-        with torch.no_grad():
-            self.qkv.weight.copy_(module.in_proj_weight)
-            self.proj.weight.copy_(module.out_proj.weight)
-            if bias:
-                self.qkv.bias.copy_(module.in_proj_bias)
-                self.proj.bias.copy_(module.out_proj.bias)
-
-    @staticmethod
-    def takes(module: nn.Module) -> bool:
-        """Whether this module can stand in for ``module``."""
-        return (
-            isinstance(module, nn.MultiheadAttention)
-            and module._qkv_same_embed_dim
-            and module.bias_k is None
-            and not module.add_zero_attn
-        )
-
-    def forward(  # noqa: PLR0917 - as nn.MultiheadAttention is called
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, Any]:
-        if query is not key or key is not value or key_padding_mask is not None or attn_mask is not None:
-            raise ValueError("attention to another tensor, or with a mask")
-        x = query if self.batch_first else query.transpose(0, 1)
-        heads = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        q, k, v = heads.unbind(0)  # n heads tokens width
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
-        y = self.proj(y.transpose(1, 2).flatten(2))
-        return (y if self.batch_first else y.transpose(0, 1)), None

@@ -21,7 +21,7 @@ from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
 from laconic.fake_quantize import attached
-from laconic.steps.prune.attention import Attention, OpenAttention, find, shrink
+from laconic.steps.prune.attention import Attention, find, shrink
 from laconic.steps.prune.criteria import CRITERIA, Part
 from laconic.steps.prune.cut import Cut
 from laconic.steps.prune.evidence import gather, portions
@@ -55,11 +55,10 @@ class PruneHeads:
         if attached(model) is not None:
             raise RecipeError("PruneHeads after Quantize", fix="prune first, then quantize")
         if not any((self.ratio, *self.layers.values())):
-            return model, {"opened": [], "removed": {}, "left_whole": {}}
+            return model, {"removed": {}, "left_whole": {}}
         batch = task.train.read([0, 1])
         example = {name: torch.as_tensor(x) for name, x in batch.inputs.items()}
-        opened = _opened(model.eval(), example)
-        found = {name: a for name, a in find(model).items() if not surgery.matches(name, context.keep)}
+        found = {name: a for name, a in find(model.eval()).items() if not surgery.matches(name, context.keep)}
         surgery.require_matches("layers of PruneHeads", self.layers, list(found))
         counts = {name: round(self._ratio(name) * a.groups) for name, a in found.items()}
         counts = {name: min(count, found[name].groups - 1) for name, count in counts.items()}
@@ -74,7 +73,7 @@ class PruneHeads:
             for giver in chosen[name].giving:
                 kept[giver] = chosen[name].rows(_linear(model, giver), giver, stays)
             shrink(model, chosen[name], stays)
-        facts: Facts = {"opened": opened, "removed": removed, "left_whole": left_whole}
+        facts: Facts = {"removed": removed, "left_whole": left_whole}
         if original is not None and removed:
             plain = [n for n, x in surgery.weighted_layers(model).items() if not parametrize.is_parametrized(x)]
             fitted = [name for name in plain if not surgery.matches(name, context.keep)]
@@ -82,8 +81,6 @@ class PruneHeads:
         return model, facts
 
     def restore(self, model: Any, facts: Facts) -> Any:
-        for name in facts["opened"]:
-            surgery.set_module(model, name, OpenAttention(model.get_submodule(name)))
         found = find(model) if facts["removed"] else {}
         for name, groups in facts["removed"].items():
             shrink(model, found[name], [g for g in range(found[name].groups) if g not in groups])
@@ -120,21 +117,6 @@ def _check_form(model: nn.Module, chosen: Sequence[Attention]) -> None:
         for name in (*attention.giving, attention.out):
             if parametrize.is_parametrized(_linear(model, name)):
                 raise RecipeError(f"PruneHeads of {name}, whose weight has another form already", fix="prune it first")
-
-
-@torch.no_grad()
-def _opened(model: nn.Module, example: Mapping[str, Tensor]) -> list[str]:
-    """Put a module of plain layers in the place of each ``nn.MultiheadAttention``, where the outputs stay the same."""
-    wanted, opened = surgery.call(model, example), []
-    for name, module in list(model.named_modules()):
-        if not OpenAttention.takes(module):
-            continue
-        surgery.set_module(model, name, OpenAttention(module))
-        if _agrees(model, example, wanted):
-            opened.append(name)
-        else:
-            surgery.set_module(model, name, module)
-    return opened
 
 
 @torch.no_grad()
