@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from laconic.core import Recipe, Trial, Width
@@ -141,6 +141,7 @@ def test_the_optimum_of_a_world_with_one_group(harm: float, minimize: str) -> No
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(harm=(0.0, 0.0), minimize="latency", integer=True, speed=0.9375)
 @given(
     harm=st.tuples(st.floats(0, 0.3), st.floats(0, 0.3)),
     minimize=st.sampled_from(["latency", "size", "macs"]),
@@ -154,9 +155,14 @@ def test_it_ends_where_no_single_notch_is_better(
     best = search(world)
     assert len(world.ledger) < 400
     assert best is not None
+    found = [trial for trial in world.ledger.values() if trial.recipe.steps and world.judge.passes(trial)]
     for near in neighbours(best.recipe, world.space, world.goal, STEPS):
-        found = world.truth(near)
-        assert not (world.judge.passes(found) and world.judge.improves(found, best)), near
+        # With all that was found, since ties do not carry over: a neighbour tied with the winner and smaller need not
+        # be tied with the fastest, as the winner is.
+        passing = [trial for trial in (world.truth(near),) if world.judge.passes(trial)]
+        winner = world.judge.best([*found, *passing])
+        assert winner is not None
+        assert not world.judge.improves(winner, best), near
 
 
 def test_training_lets_more_channels_go() -> None:
