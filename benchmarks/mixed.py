@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers, records
-from benchmarks.networks import NETWORKS, Network
+from benchmarks.networks import Network, opened
 from benchmarks.quantization import less
 from laconic.core import Array, JsonObject, Recipe, Target
 from laconic.search.precision import allocate_bits, sensitivities, sizes, with_bits
@@ -43,15 +43,7 @@ Bits = Mapping[str, int]
 def main(folder: Path | None, words: tuple[str, ...] = ()) -> dict[str, Any]:
     """Run the benchmark; what was found so far is written after each network."""
     found: dict[str, Any] = {"recipe": Recipe((STEP, ROUNDING)).to_json(), "skipped": {}, "networks": {}, "rows": []}
-    for name, opened in NETWORKS.items():
-        if words and not any(word in name for word in words):
-            continue
-        try:
-            network = opened()
-        except records.Skipped as reason:
-            found["skipped"][name] = str(reason)
-            print(f"{name}: skipped: {reason}", flush=True)
-            continue
+    for name, network in opened(words, found["skipped"]):
         with tempfile.TemporaryDirectory() as scratch:
             bench = Bench(network, Path(scratch))
             found["networks"][name] = {"params": bench.params, "damage": bench.damage}

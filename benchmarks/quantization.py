@@ -20,7 +20,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from benchmarks import peers, records
-from benchmarks.networks import NETWORKS, Network
+from benchmarks.networks import Network, opened
 from laconic import proof
 from laconic.core import Array, Context, JsonObject, Predictor, Recipe, Target
 from laconic.errors import MissingExtraError
@@ -36,15 +36,7 @@ MINE = "laconic"
 def main(folder: Path | None, words: tuple[str, ...] = ()) -> dict[str, Any]:
     """Run the benchmark; what was found so far is written after each network."""
     found: dict[str, Any] = {"recipe": RECIPE.to_json(), "skipped": {}, "summary": [], "rows": []}
-    for name, opened in NETWORKS.items():
-        if words and not any(word in name for word in words):
-            continue
-        try:
-            network = opened()
-        except records.Skipped as reason:
-            found["skipped"][name] = str(reason)
-            print(f"{name}: skipped: {reason}", flush=True)
-            continue
+    for name, network in opened(words, found["skipped"]):
         for runtime in RUNTIMES:
             rows = list(_rows(name, network, runtime))
             found["rows"] += rows

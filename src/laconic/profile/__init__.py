@@ -158,13 +158,19 @@ def _summed(model: nn.Module, found: Recording, stored: dict[str, Stored], cache
 
 
 @dataclass
-class _Sum:
-    """A layer's row while it is added up."""
+class _Weights:
+    """What a layer stores."""
 
     params: int = 0
     nonzero: int = 0
     bits: float = 0.0
     weights_bytes: int = 0
+
+
+@dataclass
+class _Sum(_Weights):
+    """A layer's row while it is added up."""
+
     macs: int = 0
     flops: int = 0
     activations_bytes: int = 0
@@ -175,16 +181,6 @@ class _Sum:
     kept_bytes: int = 0
     energy_pj: float = 0.0
     precision: Precision = "f32"
-
-
-@dataclass
-class _Weights:
-    """What a layer stores."""
-
-    params: int = 0
-    nonzero: int = 0
-    bits: float = 0.0
-    weights_bytes: int = 0
 
 
 def _weights(model: nn.Module, stored: dict[str, Stored]) -> dict[str, _Weights]:

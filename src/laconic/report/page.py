@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from laconic.core import JsonObject
 from laconic.report import sections, theme
+from laconic.report.files import content, template
 from laconic.report.layers import Layer, layers
 from laconic.report.picture import picture
 from laconic.report.recipe import command, goal_in_words, to_yaml
@@ -27,24 +25,13 @@ _HEADINGS = {"certified": "The certificate", "uncertified": "No certificate", "r
 def render(dossier: JsonObject) -> str:
     """The report of a dossier; the same dossier gives the same bytes."""
     found = {**_page(dossier), **_certain(dossier), **_searched(dossier), **_model(dossier), **_evidence(dossier)}
-    return _template().render(**found).encode(errors="replace").decode()  # a path may hold what UTF-8 cannot
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.from_string(_read("template.html.j2"))
-
-
-@functools.cache
-def _read(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return (
+        template("template.html.j2").render(**found).encode(errors="replace").decode()
+    )  # a path may hold what UTF-8 cannot
 
 
 def _page(dossier: JsonObject) -> JsonObject:
-    script = _read("sort.js")
+    script = content("sort.js")
     found = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     became, verdict, known = headline(dossier)
     return {
@@ -64,7 +51,7 @@ def _page(dossier: JsonObject) -> JsonObject:
         "goal": goal_in_words(dossier),
         "light": Markup(theme.variables(theme.LIGHT)),
         "dark": Markup(theme.variables(theme.DARK)),
-        "style": Markup(_read("style.css").replace("FONT", theme.FONT)),
+        "style": Markup(content("style.css").replace("FONT", theme.FONT)),
         "picture_style": Markup(theme.PICTURE),
         "script": Markup(script),
         "script_hash": f"sha256-{found}",

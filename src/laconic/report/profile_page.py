@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
-from importlib import resources
 
-import jinja2
 from markupsafe import Markup
 
 from laconic.core import JsonObject
 from laconic.report import theme
+from laconic.report.files import content, template
 from laconic.report.profile_picture import picture
 from laconic.report.profiles import headline, notes, shares, totals
 from laconic.report.words import count, size
@@ -24,8 +22,8 @@ _HEADS = (
 
 def profile_page(found: JsonObject) -> str:
     """The page of a profile; the same profile gives the same bytes."""
-    script = _read("sort.js")
-    page = _template().render(
+    script = content("sort.js")
+    page = template("profile.html.j2").render(
         model=found["model"],
         headline=headline(found),
         target=found["target"],
@@ -40,25 +38,12 @@ def profile_page(found: JsonObject) -> str:
         picture_narrow=Markup(picture(found, 420)),
         light=Markup(theme.variables(theme.LIGHT)),
         dark=Markup(theme.variables(theme.DARK)),
-        style=Markup(_read("style.css").replace("FONT", theme.FONT)),
+        style=Markup(content("style.css").replace("FONT", theme.FONT)),
         picture_style=Markup(theme.PICTURE + theme.BARS),
         script=Markup(script),
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     return page.encode(errors="replace").decode()  # a path may hold what UTF-8 cannot
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.from_string(_read("profile.html.j2"))
-
-
-@functools.cache
-def _read(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _cells(found: JsonObject) -> list[JsonObject]:
