@@ -36,6 +36,8 @@ from laconic.runtime import onnxruntime
 from laconic.steps import STEPS
 from laconic.steps.cluster.kmeans import Cluster
 from laconic.steps.cluster.product import ProductQuantize
+from laconic.steps.prune.channels import PruneChannels
+from laconic.steps.prune.weights import PruneWeights
 from laconic.steps.quantize.binary import Binary
 from laconic.steps.quantize.lsq import LSQ
 from laconic.steps.quantize.ternary import Ternary
@@ -47,24 +49,49 @@ CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 
 class Training(NamedTuple):
-    """What is trained: the network, the recipe, and the checkpoint to start from; without one, random weights."""
+    """What is trained: the network, the recipe, and what it starts from: a checkpoint, a file of weights among the
+    public data, or random weights."""
 
     network: str
     recipe: Recipe
     start: str | None = "resnet20-cifar10"
 
 
+def _inner(*ratios: float) -> dict[str, float]:
+    """The ratio of each stage of ResNet-56, for the channels between the two convolutions of its nine blocks."""
+    return {f"layer{stage}.{block}.conv1": ratio for stage, ratio in enumerate(ratios, 1) for block in range(9)}
+
+
+_RECOVER = FineTune(epochs=30, lr=2e-3, batch=256, weight_decay=0.02)
 TRAININGS = {
     "resnet20-cifar10": Training(
         "cifar-resnet-20", Recipe((FineTune(epochs=60, lr=4e-3, batch=256, weight_decay=0.05, distill=0.0),)), None
     ),
     "resnet20-w2": Training("cifar-resnet-20", Recipe((QuantizeWeights(2), LSQ(epochs=2, lr=1e-3, batch=128)))),
-    "resnet20-ternary": Training("cifar-resnet-20", Recipe((Ternary(epochs=2, lr=2e-3, batch=128),))),
+    "resnet20-ternary": Training("cifar-resnet-20", Recipe((Ternary(epochs=20, lr=2e-3, batch=128),))),
     "resnet20-binary-weights": Training("cifar-resnet-20", Recipe((Binary(epochs=2, lr=2e-3, batch=128),))),
-    "resnet20-binary": Training("cifar-resnet-20", Recipe((Binary(activations=True, epochs=2, lr=2e-3, batch=128),))),
+    "resnet20-binary": Training("cifar-resnet-20", Recipe((Binary(activations=True, epochs=60, lr=2e-3, batch=256),))),
     "resnet20-cluster4": Training("cifar-resnet-20", Recipe((Cluster(bits=4, epochs=1),))),
-    "resnet20-cluster2": Training("cifar-resnet-20", Recipe((Cluster(bits=2, epochs=5, lr=1e-2),))),
-    "resnet20-product": Training("cifar-resnet-20", Recipe((ProductQuantize(), FineTune(epochs=2, lr=1e-2)))),
+    "resnet20-cluster2": Training("cifar-resnet-20", Recipe((Cluster(bits=2, epochs=5, lr=3e-3),))),
+    "resnet20-product": Training("cifar-resnet-20", Recipe((ProductQuantize(), FineTune(epochs=2, lr=3e-3)))),
+    "resnet20-2of4": Training(
+        "cifar-resnet-20", Recipe((PruneWeights(granularity="2:4"), FineTune(epochs=10, lr=2e-3, batch=128)))
+    ),
+    "resnet56-cifar10": Training(
+        "cifar-resnet-56",
+        Recipe((FineTune(epochs=30, lr=2e-3, batch=256, weight_decay=0.05, distill=0.0),)),
+        "cifar10/resnet56.safetensors",
+    ),
+    "resnet56-2.1x": Training(
+        "cifar-resnet-56",
+        Recipe((PruneChannels(layers=_inner(0.5, 0.5, 0.6), recovery="least_squares"), _RECOVER)),
+        "resnet56-cifar10",
+    ),
+    "resnet56-2.55x": Training(
+        "cifar-resnet-56",
+        Recipe((PruneChannels(layers=_inner(0.6, 0.6, 0.6), recovery="least_squares"), _RECOVER)),
+        "resnet56-cifar10",
+    ),
 }
 
 
@@ -105,7 +132,7 @@ def trained(name: str) -> tuple[nn.Module, list[Facts], JsonObject]:
 def train(name: str) -> None:
     """Train, say how well it does on search, and write the checkpoint."""
     network, recipe, start = TRAININGS[name]
-    task, model = load(), trained(start)[0] if start else models.load(f"zoo:{network}").module
+    task, model = load(), _start(network, start)
     context = Context(onnxruntime.traits(Target("onnxruntime")), reference=Teacher(model), progress=_say(name))
     began = time.monotonic()
     changed, facts = recipe.apply(model, task, context)
@@ -123,6 +150,13 @@ def train(name: str) -> None:
         changed.state_dict(), CHECKPOINTS / f"{name}.safetensors", {"training": json.dumps(told)}
     )
     print(f"{name}: {_accuracy(changed, task):.4f} on search, {told['seconds']} s", flush=True)
+
+
+def _start(network: str, start: str | None) -> nn.Module:
+    if start in TRAININGS:
+        return trained(start)[0]
+    weights = "" if start is None else f"@{records.data(start)}"
+    return models.load(f"zoo:{network}{weights}").module
 
 
 def _device() -> str:

@@ -50,8 +50,8 @@ def main(folder: Path) -> dict[str, Any]:
     skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
-        size, right, _ = _scored(network, task, path)
-        rows.append({"name": "float32", "file_bytes": size, "training": told, **_beside(right, right)})
+        size, right, _ = scored(network, task, path)
+        rows.append({"name": "float32", "file_bytes": size, "training": told, **beside(right, right)})
         for name in (*ROUNDED, *TRAINED):
             try:
                 model, facts, told = _made(name, network, task, context)
@@ -59,8 +59,8 @@ def main(folder: Path) -> dict[str, Any]:
                 skipped[name] = str(reason)
                 print(f"{name}: skipped: {reason}", flush=True)
                 continue
-            size, found, deployed = _scored(model, task, path)
-            row = {"name": name, "file_bytes": size, "training": told, **_beside(right, found)}
+            size, found, deployed = scored(model, task, path)
+            row = {"name": name, "file_bytes": size, "training": told, **beside(right, found)}
             row |= {key: value for fact in (*facts, deployed) for key, value in fact.items() if key in _TOLD}
             print(row, flush=True)
             rows.append(row)
@@ -78,7 +78,7 @@ def _made(name: str, network: Any, task: Task, context: Context) -> tuple[Any, l
     return model, facts, {"recipe": Recipe(ROUNDED[name]).to_json()}
 
 
-def _scored(model: Any, task: Task, path: Path) -> tuple[int, Array, Facts]:
+def scored(model: Any, task: Task, path: Path) -> tuple[int, Array, Facts]:
     """Deploy; the file's bytes, whether it is right about each test picture, and what deploying told."""
     deployed = onnxruntime.deploy(model, task.train.read([0, 1]).inputs, path, TARGET)
     session = onnxruntime.open_file(path, TARGET)
@@ -86,7 +86,7 @@ def _scored(model: Any, task: Task, path: Path) -> tuple[int, Array, Facts]:
     return path.stat().st_size, np.concatenate(parts), deployed
 
 
-def _beside(float_file: Array, found: Array) -> JsonObject:
+def beside(float_file: Array, found: Array) -> JsonObject:
     """Top-1, the points lost, and at most how many, at 95 %."""
     drop, bound = proof.bound_drop(float_file, found, 0.95, binary=True)
     return {"n": len(found), "top1": float(found.mean()), "drop": drop, "drop_at_most": bound}

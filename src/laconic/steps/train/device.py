@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from laconic import surgery
+from laconic.core import Array
 
 Step = Callable[[Mapping[str, Tensor], Tensor | None], Tensor]
 """``step(inputs, targets) -> loss``: one step of training."""
@@ -25,6 +26,12 @@ _WARM_UP = 3  # steps before recording: libraries choose their kernels, the opti
 
 def training_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def moved(x: Array, device: torch.device) -> Tensor:
+    """``x`` as a tensor on ``device``; what goes to a card goes there while the card is still busy with the last."""
+    tensor = torch.as_tensor(x)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from laconic import surgery
 from laconic.core import Split
 from laconic.errors import DataError, TrialError
-from laconic.steps.train.device import Recorded, placed, training_device
+from laconic.steps.train.device import Recorded, moved, placed, training_device
 
 Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 Teacher = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -79,8 +79,8 @@ def fit(
             if place == 0:
                 order = rng.permutation(len(data))
             batch = data.read(order[place * schedule.batch : (place + 1) * schedule.batch].tolist())
-            inputs: Mapping[str, Tensor] = {name: torch.as_tensor(x).to(device) for name, x in batch.inputs.items()}
-            targets = None if batch.targets is None else torch.as_tensor(batch.targets).to(device)
+            inputs: Mapping[str, Tensor] = {name: moved(x, device) for name, x in batch.inputs.items()}
+            targets = None if batch.targets is None else moved(batch.targets, device)
             losses.add(run(inputs if augment is None else augment(inputs, generator), targets))
             cosine.step()
         model.eval()
