@@ -72,7 +72,7 @@ TRAININGS = {
     "resnet20-binary-weights": Training("cifar-resnet-20", Recipe((Binary(epochs=2, lr=2e-3, batch=128),))),
     "resnet20-binary": Training("cifar-resnet-20", Recipe((Binary(activations=True, epochs=60, lr=2e-3, batch=256),))),
     "resnet20-cluster4": Training("cifar-resnet-20", Recipe((Cluster(bits=4, epochs=1),))),
-    "resnet20-cluster2": Training("cifar-resnet-20", Recipe((Cluster(bits=2, epochs=5, lr=3e-3),))),
+    "resnet20-cluster2": Training("cifar-resnet-20", Recipe((Cluster(bits=2, codes="trained", epochs=5, batch=128),))),
     "resnet20-product": Training("cifar-resnet-20", Recipe((ProductQuantize(), FineTune(epochs=2, lr=3e-3)))),
     "resnet20-2of4": Training(
         "cifar-resnet-20", Recipe((PruneWeights(granularity="2:4"), FineTune(epochs=10, lr=2e-3, batch=128)))

@@ -12,7 +12,7 @@ from torch import nn
 from laconic import surgery
 from laconic.core import Recipe
 from laconic.errors import RecipeError, TrialError
-from laconic.steps.cluster.codebook import Codebook, codebook_of
+from laconic.steps.cluster.codebook import Codebook, codebook_of, moving
 from laconic.steps.cluster.kmeans import Cluster, kmeans
 from laconic.steps.quantize.post_training import Quantize
 from tests.networks import context, network, task_for
@@ -117,6 +117,35 @@ def test_training_moves_the_codebook_and_no_code() -> None:
         assert torch.equal(old.codes(), new.codes())
         assert not torch.equal(old.codebook(), new.codebook())
         assert len(after.get_submodule(name).weight.unique()) <= 4  # type: ignore[operator]
+
+
+def test_training_moves_codes_too_where_that_is_wanted() -> None:
+    before, _ = clustered(bits=2)
+    fixed, told_of_fixed = clustered(bits=2, epochs=6, batch=16, lr=1e-2, distill=0.0)
+    after, told = clustered(bits=2, codes="trained", epochs=6, batch=16, lr=1e-2, distill=0.0)
+    assert told["last_loss"] < told_of_fixed["last_loss"]  # type: ignore[operator]
+    assert list(after.state_dict()) == list(fixed.state_dict())  # nothing is left of the float weights
+    for name in ("conv1", "conv2", "fc1", "fc2"):
+        old, new = book_of(before, name), book_of(after, name)
+        assert not torch.equal(old.codes(), new.codes())
+        assert torch.equal(new.codebook()[new.codes().long()], after.get_submodule(name).weight)
+
+
+def test_codes_that_follow_weights_begin_where_they_stand() -> None:
+    model, _ = clustered(bits=3)
+    layers = surgery.weighted_layers(model)
+    books = {name: book_of(model, name) for name in layers}
+    with torch.no_grad():
+        books["fc2"].values.mul_(1.7)  # as where a layer's spread was matched
+    found = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    original = {name: layer.weight for name, layer in surgery.weighted_layers(network("plain")).items()}
+    with moving(original, layers):
+        for name, layer in layers.items():
+            torch.testing.assert_close(layer.weight, found[name])
+            layer.weight.sum().backward()
+            assert layer.parametrizations["weight"][0].latent.grad.unique().tolist() in ([0, 1], [1])  # type: ignore[index]
+    for name, book in books.items():
+        assert torch.equal(book_of(model, name).codes(), book.codes())
 
 
 def test_what_would_not_get_smaller_stays() -> None:

@@ -8,8 +8,9 @@ entry is the sum of the gradients of the places that look it up (Han et al. 2016
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +37,8 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
-        columns = [torch.bincount(index, column.double(), ctx.entries) for column in grads[0].unbind(1)]
-        return torch.stack(columns, 1).to(grads[0].dtype), None
+        sums = grads[0].new_zeros(ctx.entries, grads[0].shape[1], dtype=torch.double)
+        return sums.index_add_(0, index.long(), grads[0].double()).to(grads[0].dtype), None
 
 
 class Codebook(nn.Module):
@@ -70,6 +71,54 @@ class Codebook(nn.Module):
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
         """Nothing is kept of the weight."""
         return ()
+
+
+class _Moving(nn.Module):
+    """A codebook of numbers whose codes follow float weights that are trained behind them: each weight takes the value
+    nearest to it, and its gradient, straight through, within the range of the values (Bengio et al. 2013, arXiv
+    1308.3432)."""
+
+    def __init__(self, weight: Tensor, book: Codebook) -> None:
+        super().__init__()
+        looked_up = book().detach()
+        # where the values were multiplied by a gain after they were the means of their weights, this is the gain
+        gain = looked_up.square().sum() / (looked_up * weight).sum()
+        self.latent = nn.Parameter(weight * torch.where(torch.isfinite(gain), gain, 1.0))
+        self.values = book.values
+
+    def frozen(self) -> Codebook:
+        """The codebook with the codes as they are now."""
+        values, index = self._nearest()
+        return Codebook(index.flatten(), values.detach(), self.latent.shape)
+
+    def forward(self) -> Tensor:
+        values, index = self._nearest()
+        weight = _LookUp.apply(values, index.flatten()).reshape(self.latent.shape)
+        within = self.latent.clamp(values[0].detach(), values[-1].detach())
+        return cast(Tensor, weight + (within - within.detach()))  # adds exactly 0, and the gradient
+
+    def _nearest(self) -> tuple[Tensor, Tensor]:
+        """The values (K, 1), rising, and the number of the one nearest to each weight."""
+        values = self.values.sort(0).values
+        middles = (values.detach()[1:, 0] + values.detach()[:-1, 0]) / 2
+        return values, torch.bucketize(self.latent.detach(), middles, right=True)
+
+
+@contextmanager
+def moving(weights: Mapping[str, Tensor], layers: Mapping[str, surgery.Layer]) -> Iterator[None]:
+    """While this lasts, the codes of ``layers`` are chosen anew whenever they are used, by float ``weights``, which are
+    parameters; then they stay as they are."""
+    places = []
+    for name, layer in layers.items():
+        chain: Any = layer.parametrizations["weight"]  # type: ignore[index]
+        book = cast(Codebook, codebook_of(layer))
+        places.append((chain, list(chain).index(book)))
+        chain[places[-1][1]] = _Moving(weights[name], book)
+    try:
+        yield
+    finally:
+        for chain, i in places:
+            chain[i] = chain[i].frozen()
 
 
 def codebook_of(layer: nn.Module) -> Codebook | None:

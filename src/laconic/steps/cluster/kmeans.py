@@ -9,16 +9,18 @@ centroids up for the many small weights. A cluster that nobody is nearest to kee
 Deviation: what the layers give is then brought back to its mean and spread, from calibration samples without labels
 (:mod:`laconic.steps.cluster.matching`).
 
-Last, the centroids are trained, each by the sum of the gradients of its weights (section 3.3), while the codes stay.
-Deviation: with everything else that is trainable, batch norms included, and towards the original network as well as the
-labels. A layer with so few weights that it would not get smaller is left as it is.
+Last, the centroids are trained, each by the sum of the gradients of its weights (section 3.3), while the codes stay,
+or, with ``codes`` trained, while each weight goes on being trained and takes the centroid nearest to it. Deviation:
+with everything else that is trainable, batch norms included, and towards the original network as well as the labels. A
+layer with so few weights that it would not get smaller is left as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from torch import Tensor
 from laconic import surgery
 from laconic.core import Array, Context, Facts, Task
 from laconic.errors import RecipeError
-from laconic.steps.cluster.codebook import install, install_empty, open_layers
+from laconic.steps.cluster.codebook import install, install_empty, moving, open_layers
 from laconic.steps.cluster.matching import Before, match, remember, to_be_biased
 from laconic.steps.quantize.observe import calibration_inputs
 from laconic.steps.quantize.trained import check_data, check_training, computed_in_float, train
@@ -38,12 +40,14 @@ _MOST_ITERATIONS = 10_000
 @dataclass(frozen=True)
 class Cluster:
     """Let each layer's weights share 2^``bits`` values, and train these for ``epochs`` with AdamW at ``lr``;
-    ``distill`` is the share of the distillation loss. ``exclude``: globs of layers left as they are.
+    ``distill`` is the share of the distillation loss. ``codes``: which value a weight has stays as it was found, or is
+    trained too. ``exclude``: globs of layers left as they are.
 
     The file stores ``bits`` per weight and a codebook; the runtime computes in float32.
     """
 
     bits: int = 4
+    codes: Literal["fixed", "trained"] = "fixed"
     exclude: tuple[str, ...] = ()
     epochs: float = 0.0
     lr: float = 1e-3
@@ -67,6 +71,7 @@ class Cluster:
         }
         context.progress("observing layers", 0.0)
         before = remember(model, inputs, layers)
+        weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
         for layer in layers.values():
             centroids, index = kmeans(layer.weight.detach().flatten().numpy(), entries)
             install(layer, torch.from_numpy(index), torch.from_numpy(centroids)[:, None].to(layer.weight.dtype))
@@ -77,7 +82,9 @@ class Cluster:
         }
         context.progress("correcting layers", 0.0)
         _correct(model, inputs, layers, before)
-        return model, {**facts, **train(self, model, task, context)}
+        with moving(weights, layers) if self.codes == "trained" else nullcontext():
+            facts |= train(self, model, task, context)
+        return model, facts
 
     def restore(self, model: Any, facts: Facts) -> Any:
         for name, entries in facts["layers"]:
