@@ -23,6 +23,8 @@ ALL = (
     "cluster",
     "vendors",
     "w4",
+    "resnet56",
+    "sparse24",
     "factorize",
     "criteria",
 )

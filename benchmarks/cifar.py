@@ -10,13 +10,13 @@ it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ def _inner(*ratios: float) -> dict[str, float]:
     return {f"layer{stage}.{block}.conv1": ratio for stage, ratio in enumerate(ratios, 1) for block in range(9)}
 
 
-_RECOVER = FineTune(epochs=30, lr=2e-3, batch=256, weight_decay=0.02)
+_RECOVER = FineTune(epochs=71, lr=2e-3, batch=256, weight_decay=0.02)
 TRAININGS = {
     "resnet20-cifar10": Training(
         "cifar-resnet-20", Recipe((FineTune(epochs=60, lr=4e-3, batch=256, weight_decay=0.05, distill=0.0),)), None
@@ -84,7 +84,9 @@ TRAININGS = {
     ),
     "resnet56-2.1x": Training(
         "cifar-resnet-56",
-        Recipe((PruneChannels(layers=_inner(0.5, 0.5, 0.6), recovery="least_squares"), _RECOVER)),
+        Recipe(
+            (PruneChannels(layers=_inner(0.5, 0.5, 0.6), recovery="least_squares"), replace(_RECOVER, epochs=16)),
+        ),
         "resnet56-cifar10",
     ),
     "resnet56-2.55x": Training(
@@ -101,7 +103,7 @@ def load() -> Task:
     preprocess = models.load("zoo:cifar-resnet-20").preprocess
     assert preprocess is not None
     parts = {part: _pictures(f"cifar10/{file}.parquet", preprocess) for part, file in _PARTS.items()}
-    return dataclasses.replace(data.from_splits(parts, preprocess=preprocess), augment=shift_and_flip(4))
+    return replace(data.from_splits(parts, preprocess=preprocess), augment=shift_and_flip(4))
 
 
 _PARTS = {"train": "train", "val": "test"}

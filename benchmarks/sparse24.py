@@ -69,7 +69,7 @@ def _row(name: str, tokens: int) -> dict[str, Any]:
     inner, outer = SHAPES[name]
     torch.manual_seed(0)
     block = nn.Sequential(nn.Linear(inner, outer), nn.GELU(), nn.Linear(outer, inner))
-    task = data.from_arrays(np.zeros((20, inner), np.float32), np.zeros(20, np.int64), trainable=False)
+    task = data.from_arrays(np.eye(200, inner, dtype=np.float32), np.zeros(200, np.int64), trainable=False)
     cut, _ = Recipe(_pruned()).apply(block, task, Context(Traits()))
     up, down = (cut[i].weight.detach().half().cuda().contiguous() for i in (0, 2))
     x, wide = (torch.randn(tokens, width, device="cuda", dtype=torch.half) for width in (inner, outer))

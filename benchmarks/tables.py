@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 from benchmarks import records
+from benchmarks import tables_pruning as pruning
 from benchmarks import tables_quantization as few_bits
 from benchmarks.markdown import NOT_RUN, Row, measured_on, points_at_least, table
 from laconic.core import describe
@@ -185,6 +186,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "weights": few_bits.weights,
     "resnet20": few_bits.resnet20,
     "cluster": few_bits.cluster,
+    "resnet56": pruning.resnet56,
+    "sparse24": pruning.sparse24,
+    "sparse24_speed": pruning.sparse24_speed,
 }
 
 if __name__ == "__main__":

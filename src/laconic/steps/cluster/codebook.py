@@ -101,7 +101,7 @@ class _Moving(nn.Module):
         """The values (K, 1), rising, and the number of the one nearest to each weight."""
         values = self.values.sort(0).values
         middles = (values.detach()[1:, 0] + values.detach()[:-1, 0]) / 2
-        return values, torch.bucketize(self.latent.detach(), middles, right=True)
+        return values, torch.bucketize(self.latent.detach().contiguous(), middles, right=True)
 
 
 @contextmanager

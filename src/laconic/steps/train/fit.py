@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from laconic import surgery
 from laconic.core import Split
 from laconic.errors import DataError, TrialError
-from laconic.steps.train.device import Recorded, moved, placed, training_device
+from laconic.steps.train.device import Recorded, moved, placed, precision, training_device
 
 Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 Teacher = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -105,7 +105,8 @@ def _step(
 ) -> Callable[[Mapping[str, Tensor], Tensor | None], Tensor]:
     def step(inputs: Mapping[str, Tensor], targets: Tensor | None) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        value = _loss(model, inputs, targets, loss, teacher, schedule)
+        with precision(next(iter(inputs.values())).device):
+            value = _loss(model, inputs, targets, loss, teacher, schedule)
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), _GRADIENT_NORM)
         optimizer.step()

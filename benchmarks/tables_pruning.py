@@ -1,0 +1,66 @@
+"""The tables of docs/results.md about pruning: functions of run records."""
+
+from __future__ import annotations
+
+from benchmarks.markdown import Row, record_table, speed
+from laconic.report import words
+
+
+def resnet56() -> str:
+    """ResNet-56 with fewer channels, and below what was published."""
+    columns = ["network", "fewer MACs", "top-1", "points lost", "at most (95 %)", "file"]
+    whole: Row = {}
+
+    def line(row: Row) -> list[str]:
+        scored = [f"{row['top1']:.2%}", *_lost(row), words.size(row["file_bytes"])]
+        if "speed_to_float" not in row:
+            whole.update(row)
+            return ["float32", "1", *scored, "1", "1"]
+        faster = [speed(row["speed_to_float"][runtime]) for runtime in ("onnxruntime", "openvino")]
+        trained = f"pruned, {row['training']['recipe'][-1]['epochs']:g} epochs"
+        return [trained, f"**{whole['macs'] / row['macs']:.2f}x**", *scored, *faster]
+
+    def below(found: Row) -> str:
+        theirs, rows = found["published"], found["rows"]
+        published = ", ".join(f"{row['fewer_macs']:g}x fewer MACs {row['top1']:.2%}" for row in theirs["rows"])
+        return (
+            f"{rows[0]['n']:,} test pictures of CIFAR-10 (JPEG); trained on {rows[0]['training']['device']}. "
+            f"Published, on the exact pixels, not run here ([{theirs['who']}]({theirs['address']})): float32 "
+            f"{theirs['top1_original']:.2%}, {published}."
+        )
+
+    return record_table("resnet56", [*columns, "faster on ONNX Runtime", "on OpenVINO"], line, below)
+
+
+def sparse24() -> str:
+    """ResNet-20 with 2:4 weights."""
+    columns = ["weights", "top-1", "points lost", "at most (95 %)", "file"]
+
+    def line(row: Row) -> list[str]:
+        return [row["name"], f"{row['top1']:.2%}", *_lost(row), words.size(row["file_bytes"])]
+
+    def below(found: Row) -> str:
+        return (
+            f"{found['rows'][0]['n']:,} test pictures of CIFAR-10 (JPEG). Size alone: on a processor the zeros are "
+            "multiplied by like any other number."
+        )
+
+    return record_table("sparse24", columns, line, below)
+
+
+def sparse24_speed() -> str:
+    """What 2:4 weights bring on a graphics card."""
+    columns = ["linear layers of", "tokens", "dense, ms", "2:4 over dense (95 %)", "weights"]
+
+    def line(row: Row) -> list[str]:
+        before, after = (words.size(size) for size in row["weight_bytes"])
+        return [row["name"], f"{row['tokens']:,}", f"{row['dense_ms']:.3f}", speed(row["speed"]), f"{before} → {after}"]
+
+    return record_table("sparse24_speed", columns, line, lambda found: f"float16 on {found['card']}.")
+
+
+def _lost(row: Row) -> list[str]:
+    """The points lost and at most how many; nothing for the file that others are compared with."""
+    if row["name"] == "float32" or row["drop"] == row["drop_at_most"] == 0:
+        return ["", ""]
+    return [words.points(row["drop"]), words.points_at_most(row["drop_at_most"])]
