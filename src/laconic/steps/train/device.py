@@ -40,14 +40,14 @@ def moved(x: Array, device: torch.device) -> Tensor:
 @contextmanager
 def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """While this lasts, ``model`` is on ``device``; then it is on the processor again."""
-    model.to(device)
-    if device.type != "cpu":
-        model.to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        yield
+        return
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         yield
     finally:
-        if device.type != "cpu":
-            model.cpu().to(memory_format=torch.contiguous_format)
+        model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
