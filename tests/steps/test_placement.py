@@ -19,6 +19,7 @@ from tests.networks import INTEGER, NETWORKS, inputs_of, network, tensors
 
 INF = (-math.inf, math.inf)
 RELU = (0.0, math.inf)
+WHOLE = Traits(integer_operators=INTEGER.integer_operators, float_output=False)
 
 
 def placed(name: str, traits: Traits = INTEGER, without: tuple[str, ...] = ()) -> tuple[Graph, Placement]:
@@ -57,10 +58,9 @@ def test_a_chain_by_hand() -> None:
 
 
 def test_the_output_is_quantized_where_the_target_cannot_give_float() -> None:
-    whole = Traits(integer_operators=INTEGER.integer_operators, float_output=False)
-    _, found = placed("plain", whole)
+    _, found = placed("plain", WHOLE)
     assert (Shared(("fc2/linear#0",)), INF) in found.groups
-    _, convolution = placed("depthwise", whole)
+    _, convolution = placed("depthwise", WHOLE)
     assert (Shared(("head/conv2d#0",)), INF) in convolution.groups
 
 
@@ -110,7 +110,7 @@ def test_both_sides_of_an_addition() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_integer_operators_have_integers_on_every_side(name: str) -> None:
-    graph, found = placed(name)
+    graph, found = placed(name, WHOLE)
     quantized = {value for shared, _ in found.groups for value in (*shared.active, *shared.passive)}
     readers = graph.consumers()
     for call in graph.calls:
@@ -125,8 +125,30 @@ def test_integer_operators_have_integers_on_every_side(name: str) -> None:
         users = readers.get(output, [])
         fused = len(users) == 1 and users[0].family in ("relu", "clamp") and output not in graph.outputs
         output = users[0].outputs[0] if fused else output
-        floats = (call.family == "linear" and output in graph.outputs) or call.one_place
-        assert floats or output in quantized, call.key
+        assert output in quantized, call.key
+
+
+def test_linear_layers_give_float_to_what_reads_float() -> None:
+    """A block of a transformer: its additions go to layer norms, its activation has no integer kernel."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = x + self.second(nn.functional.gelu(self.first(self.norm(x))))
+        return self.head(self.last(x).mean(1))  # type: ignore[no-any-return]
+
+    modules = {"norm": nn.LayerNorm(4), "first": nn.Linear(4, 8), "second": nn.Linear(8, 4), "last": nn.LayerNorm(4)}
+    found = of(forward, 3, 4, head=nn.Linear(4, 2), **modules)
+    values = [value for shared, _ in found.groups for value in (*shared.active, *shared.passive)]
+    assert values == ["norm/layer_norm#0", "/gelu#0", "/mean#0"]
+    assert tuple(found.layers) == ("first", "second", "head")
+
+
+def test_linear_layers_give_integers_to_what_reads_integers() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x) + self.second(x)))  # type: ignore[no-any-return]
+
+    layers = {"first": nn.Linear(4, 4), "second": nn.Linear(4, 4), "last": nn.Linear(4, 2)}
+    values = {value for shared, _ in of(forward, 4, **layers).groups for value in shared.active}
+    assert values == {"input/x", "first/linear#0", "second/linear#0", "/relu#0"}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

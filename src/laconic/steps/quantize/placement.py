@@ -7,10 +7,11 @@ an integer kernel are wanted, with these rules:
 - what only moves numbers (max pooling, reshaping, concatenation, padding of channels) shares one quantizer between its
   inputs and its output, if what it moves comes out of an integer operator; else its output alone is quantized (a max
   pooling of integers that nothing gave as integers ran four times slower than of floats);
-- an addition or a mean runs in integers only if one of its inputs comes out of an integer operator;
+- an addition or a mean runs in integers only if one of its inputs comes out of an integer operator and, where a linear
+  layer can give float, what it gives is read as integers: the additions of a transformer go to its layer norms;
 - padding of space and dropout are looked through: the runtime folds them into the operator behind;
-- the model's outputs stay float where the target can give float from an integer linear layer, which a 1x1 convolution
-  of a single place is too;
+- what a linear layer gives stays float where the target can give float from one and nothing reads integers; a last
+  1x1 convolution of a single place is a linear layer too;
 - where every operator can give float (TensorRT), only inputs are quantized, and of an addition only the branch that
   is not fused to it: what a layer gives to nobody else is added before it is rounded.
 """
@@ -61,6 +62,7 @@ class _Groups:
 def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
     """Place quantizers so that the calls of ``layers``, and the other operators between them, run in integers."""
     producer, consumers, chosen = graph.producer(), graph.consumers(), set(layers)
+    read = _read_as_integers(graph, chosen, producer, traits)
     wanted: dict[str, None] = {}  # ordered
     integers: set[str] = set()  # the values that integer operators give, and what is only moved from there
     fused: dict[str, str] = {}
@@ -73,10 +75,9 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
         if call.family not in traits.integer_operators:
             continue
         weighted = call.family in ("conv", "linear")
-        if not (call.module in chosen if weighted else comes_as_integers):
+        if not (call.module in chosen if weighted else comes_as_integers and read.issuperset(call.outputs)):
             continue
         output = _behind_activation(call, graph, consumers)
-        integers.add(output)
         running[call.key] = output
         if weighted:
             fused[call.key] = output
@@ -85,8 +86,10 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
         for name in call.inputs:
             if name != fused_to:
                 wanted.setdefault(through_padding(name, producer))
-        linear = call.family == "linear" or call.one_place
-        gives_float = traits.float_output and linear and _is_output(output, graph, consumers)
+        last = call.one_place and _is_output(output, graph, consumers)
+        gives_float = traits.float_output and (last or (call.family == "linear" and output not in read))
+        if not gives_float:
+            integers.add(output)
         if not (traits.inputs_only or gives_float):
             wanted.setdefault(output)
     groups = _share(wanted, producer, integers)
@@ -96,6 +99,22 @@ def place(graph: Graph, layers: Iterable[str], traits: Traits) -> Placement:
         fused=fused,
         floats=_floats(graph, groups, running),
     )
+
+
+def _read_as_integers(graph: Graph, chosen: set[str], producer: dict[str, Call], traits: Traits) -> set[str]:
+    """The values that something reads as integers; all of them where linear layers cannot give float."""
+    if not traits.float_output or traits.inputs_only:
+        return {name for call in graph.calls for name in call.outputs}
+    read: set[str] = set()
+    for call in reversed(graph.calls):
+        if call.family in ("conv", "linear"):
+            takes = call.module in chosen
+        else:
+            passes = call.family in traits.integer_operators | _MOVES | _BOUNDED
+            takes = passes and not read.isdisjoint(call.outputs)
+        if takes:
+            read.update(call.inputs, (through_padding(name, producer) for name in call.inputs))
+    return read
 
 
 def _floats(graph: Graph, groups: Iterable[Shared], running: dict[str, str]) -> tuple[str, ...]:
