@@ -68,14 +68,16 @@ TRAININGS = {
         "cifar-resnet-20", Recipe((FineTune(epochs=60, lr=4e-3, batch=256, weight_decay=0.05, distill=0.0),)), None
     ),
     "resnet20-w2": Training("cifar-resnet-20", Recipe((QuantizeWeights(2), LSQ(epochs=2, lr=1e-3, batch=128)))),
-    "resnet20-ternary": Training("cifar-resnet-20", Recipe((Ternary(epochs=20, lr=2e-3, batch=128),))),
+    "resnet20-ternary": Training("cifar-resnet-20", Recipe((Ternary(epochs=2, lr=2e-3, batch=128),))),
     "resnet20-binary-weights": Training("cifar-resnet-20", Recipe((Binary(epochs=2, lr=2e-3, batch=128),))),
-    "resnet20-binary": Training("cifar-resnet-20", Recipe((Binary(activations=True, epochs=60, lr=2e-3, batch=256),))),
-    "resnet20-cluster4": Training("cifar-resnet-20", Recipe((Cluster(bits=4, epochs=1),))),
+    "resnet20-binary": Training("cifar-resnet-20", Recipe((Binary(activations=True, epochs=2, lr=2e-3, batch=128),))),
+    "resnet20-cluster4": Training(
+        "cifar-resnet-20", Recipe((Cluster(bits=4, codes="trained", epochs=1, lr=2e-4, batch=128),))
+    ),
     "resnet20-cluster2": Training("cifar-resnet-20", Recipe((Cluster(bits=2, codes="trained", epochs=5, batch=128),))),
     "resnet20-product": Training("cifar-resnet-20", Recipe((ProductQuantize(), FineTune(epochs=2, lr=3e-3)))),
     "resnet20-2of4": Training(
-        "cifar-resnet-20", Recipe((PruneWeights(granularity="2:4"), FineTune(epochs=10, lr=2e-3, batch=128)))
+        "cifar-resnet-20", Recipe((PruneWeights(granularity="2:4"), FineTune(epochs=2, lr=1e-3, batch=128)))
     ),
     "resnet56-cifar10": Training(
         "cifar-resnet-56",
