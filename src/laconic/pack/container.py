@@ -1,16 +1,16 @@
-"""The ``.lac`` file: a deployed file, entropy-coded, from which it comes back byte for byte. docs/format.md describes it.
+"""The ``.lac`` file: a deployed file, entropy-coded, which it decodes to byte for byte (docs/format.md).
 
-    offset   bytes
-    0        4      89 4C 41 43
-    4        1      version, 1
-    5        1      1: the weights of an ONNX file are coded apart from its structure; 0: they are not
-    6        1      length of the suffix; 0 stands for ".onnx"
-    7        n      suffix, ASCII
-             1-9    bytes of the decoded file, a varint
-             1-9    bytes of the structure, a varint
-             32     SHA-256 of the decoded file
-             ...    the arithmetic coder's bytes: the structure, then the weights in its order
-    -4       4      CRC-32 of all bytes before, little-endian
+offset   bytes
+0        4      89 4C 41 43
+4        1      version, 1
+5        1      1: the weights of an ONNX file are coded apart from its structure; 0: they are not
+6        1      length of the suffix; 255 stands for ".onnx"
+7        n      suffix, ASCII
+         1-9    bytes of the decoded file, a varint
+         1-9    bytes of the structure, a varint
+         32     SHA-256 of the decoded file
+         ...    the arithmetic coder's bytes: the structure, then the weights in its order
+-4       4      CRC-32 of all bytes before, little-endian
 """
 
 from __future__ import annotations
@@ -21,21 +21,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from laconic.errors import ModelError
 from laconic.pack import general, tensors
 from laconic.pack.arithmetic import POSITION
-from laconic.pack.hints import layouts
 from laconic.pack.onnx_parts import MalformedError, Part, parts, places
-from laconic.pack.tensors import CorruptError, Stream
+from laconic.pack.package import PACKED
+from laconic.pack.tensors import CorruptError, Layout, Stream
 
-SUFFIX = ".lac"
 MAGIC, VERSION = b"\x89LAC", 1
 RATIO, ALLOWANCE = 4096, 2**20
 """A packed file of n bytes decodes to at most RATIO * n + ALLOWANCE bytes; one that could be smaller is filled up."""
 MOST_BYTES, MOST_PARTS = 2**31, 2**16
 _TAIL = 4
+_ONNX = 255
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,15 @@ class Unpacked:
     payload: int
 
 
+def memory_bytes(whole: int) -> int:
+    """The memory that decoding takes at most, for a file that decodes to ``whole`` bytes: the models, and what a weight
+    of one bit per code takes while it is decoded."""
+    return 2**26 + 64 * whole
+
+
 def pack(content: bytes, suffix: str) -> Packed:
     """Code ``content``, a file whose name ends on ``suffix``; raises :class:`ModelError` if it cannot be."""
-    if len(content) > MOST_BYTES or not suffix.isascii() or len(suffix) > 255:
+    if len(content) > MOST_BYTES or not suffix.isascii() or len(suffix) >= _ONNX:
         raise ModelError(
             "a file that cannot be packed", got=f"{len(content)} bytes, suffix {suffix!r}",
             wanted=f"at most {MOST_BYTES} bytes and an ASCII suffix",
@@ -78,10 +82,10 @@ def pack(content: bytes, suffix: str) -> Packed:
     structure = b"".join(_between(content, found))
     head = MAGIC + bytes([VERSION, bool(found)]) + _suffix(suffix)
     head += _varint(len(content)) + _varint(len(structure)) + hashlib.sha256(content).digest()
+    known = _hints(content) if found else {}
     stream = Stream.writing()
     general.write(stream, structure)
     before = stream.size
-    known = layouts(content) if found else {}
     rows = []
     for part in found:
         payload, name = content[part.at : part.at + part.size], part.name.decode("utf-8", "replace")
@@ -91,8 +95,6 @@ def pack(content: bytes, suffix: str) -> Packed:
     least = -(-(len(content) - ALLOWANCE) // RATIO) - len(head) - _TAIL
     body = head + coded.ljust(least, b"\0")
     packed = body + zlib.crc32(body).to_bytes(_TAIL, "little")
-    if unpack(packed).content != content:
-        raise AssertionError("a packed file does not decode to what it was made from")
     return Packed(packed, len(coded) - before if found else 0, tuple(rows))
 
 
@@ -114,6 +116,22 @@ def unpack(packed: bytes, name: str = "the file") -> Unpacked:
     return Unpacked(content, head.suffix, payload)
 
 
+def pack_file(source: Path) -> Packed:
+    """Code a file; what is returned was seen to decode to the very same bytes."""
+    content = source.read_bytes()
+    packed = pack(content, source.suffix)
+    if unpack(packed.content).content != content:
+        raise AssertionError(f"{source.name} does not come back from its packed form")
+    return packed
+
+
+def unpack_file(path: Path) -> Unpacked:
+    """Decode the file ``path``; raises :class:`ModelError`."""
+    if not path.is_file():
+        raise ModelError("no such packed model", got=str(path), wanted=f"a {PACKED} file")
+    return unpack(path.read_bytes(), str(path))
+
+
 def _weights(content: bytes, suffix: str) -> list[Part]:
     """The weights of an ONNX file; none if it is something else."""
     if suffix != ".onnx":
@@ -123,6 +141,12 @@ def _weights(content: bytes, suffix: str) -> list[Part]:
     except MalformedError:
         return []
     return found if len(found) <= MOST_PARTS else []
+
+
+def _hints(content: bytes) -> dict[str, list[Layout]]:
+    from laconic.pack.hints import layouts  # it brings onnx, which decoding does not need
+
+    return layouts(content)
 
 
 def _between(content: bytes, found: list[Part]) -> Iterator[bytes]:
@@ -166,15 +190,18 @@ class _Head:
         if len(packed) > 4 and packed[4] != VERSION:
             if packed[4] > VERSION:
                 wanted, fix = f"at most {VERSION}", "update laconic"
-                raise ModelError(f"{name} was packed by a newer laconic", got=f"version {packed[4]}", wanted=wanted, fix=fix)
+                raise ModelError(
+                    f"{name} was packed by a newer laconic", got=f"version {packed[4]}", wanted=wanted, fix=fix
+                )
             raise damaged
         if zlib.crc32(packed[:-_TAIL]).to_bytes(_TAIL, "little") != packed[-_TAIL:]:
             raise damaged
-        reader = _Bytes(packed[: -_TAIL])
+        reader = _Bytes(packed[:-_TAIL])
         try:
             reader.take(5)
             apart = reader.take(1)[0]
-            suffix = reader.take(reader.take(1)[0]).decode("ascii") or ".onnx"
+            length = reader.take(1)[0]
+            suffix = ".onnx" if length == _ONNX else reader.take(length).decode("ascii")
             whole, structure = reader.varint(), reader.varint()
             sha256 = reader.take(32)
         except (EOFError, UnicodeDecodeError):
@@ -182,7 +209,9 @@ class _Head:
         most = min(MOST_BYTES, RATIO * len(packed) + ALLOWANCE)
         if apart > 1 or whole > most or (structure > whole if apart else structure != whole):
             got = f"{whole} bytes, {structure} of them structure, from {len(packed)}"
-            raise ModelError(f"{name} states a size that cannot be", got=got, wanted=f"at most {most}", fix="get it again")
+            raise ModelError(
+                f"{name} states a size that cannot be", got=got, wanted=f"at most {most}", fix="get it again"
+            )
         return cls(bool(apart), suffix, whole, structure, sha256, reader.at)
 
 
@@ -216,4 +245,4 @@ def _varint(value: int) -> bytes:
 
 
 def _suffix(suffix: str) -> bytes:
-    return b"\0" if suffix == ".onnx" else bytes([len(suffix)]) + suffix.encode("ascii")
+    return bytes([_ONNX]) if suffix == ".onnx" else bytes([len(suffix)]) + suffix.encode("ascii")

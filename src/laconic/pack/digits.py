@@ -25,7 +25,7 @@ class Digits(NamedTuple):
     twos: bool
 
     @property
-    def count(self) -> int:
+    def digits(self) -> int:
         """Digits in a number; four bytes hold what a positive int32 does."""
         end = 2**31 if self.width == 4 else 256**self.width
         count = 1
@@ -42,7 +42,7 @@ class Digits(NamedTuple):
 def to_digits(payload: bytes, form: Digits) -> Ints | None:
     """The integers (numbers * count,) int16 in ``payload``; None if it holds a number that is too large for digits."""
     numbers = np.frombuffer(payload, f"<u{form.width}")
-    count = form.count
+    count = form.digits
     if len(numbers) and int(numbers.max()) >= form.base**count:
         return None
     values = np.empty((len(numbers), count), np.int16)
@@ -57,7 +57,7 @@ def to_digits(payload: bytes, form: Digits) -> Ints | None:
 
 def from_digits(values: Ints, form: Digits) -> bytes | None:
     """The payload of integers (numbers * count,); None if one is no digit."""
-    rows = values.reshape(-1, form.count)
+    rows = values.reshape(-1, form.digits)
     numbers = np.empty(len(rows), f"<u{form.width}")
     shift = form.base // 2 if form.twos else 0
     for start in range(0, len(rows), _BLOCK):
@@ -65,5 +65,5 @@ def from_digits(values: Ints, form: Digits) -> bytes | None:
         if digits.size and (digits.min() < 0 or digits.max() >= form.base):
             return None
         digits = (digits + shift) % form.base  # K is even where it is a two's complement
-        numbers[start : start + _BLOCK] = digits @ form.base ** np.arange(form.count)
+        numbers[start : start + _BLOCK] = digits @ form.base ** np.arange(form.digits)
     return numbers.tobytes()

@@ -8,13 +8,16 @@ is noise costs eight bits.
 
 from __future__ import annotations
 
-from laconic.pack.arithmetic import Coder, Ints, Model, compiled, decide, new_model
+import numpy as np
+
+from laconic.pack.arithmetic import Coder, Ints, Model, code_bit, compiled, decide, new_model
 
 _NODES = 256  # bits of a byte that were seen, with a 1 before them
 _BLOCKS = 1024  # contexts that one input tells apart
 _INPUT = _NODES * _BLOCKS
 _USED = 6
 WIDEST = 4  # bytes of a number
+_ENOUGH, _NOISE_BITS = 8192, 7.98  # numbers whose entropy can be told, and from which on a byte is noise
 
 
 def new_elements() -> Model:
@@ -22,10 +25,21 @@ def new_elements() -> Model:
     return new_model(_USED * _INPUT, WIDEST * 8)
 
 
+def noise_in(values: Ints, width: int) -> int:
+    """Which bytes of numbers (numbers * width,) nothing can be said of: their entropy is nearly 8 bits. A bit each."""
+    found = 0
+    for plane in range(width):
+        counts = np.bincount(values[plane::width], minlength=256)
+        shares = counts[counts > 0] / counts.sum()
+        if counts.sum() >= _ENOUGH and -(shares * np.log2(shares)).sum() > _NOISE_BITS:
+            found |= 1 << plane
+    return found
+
+
 @compiled
-def code_elements(values: Ints, numbers: int, width: int, columns: int, model: Model, coder: Coder) -> int:
-    """Code ``values`` (numbers * width,) int16, the bytes of little-endian numbers, or decode them in place; ``columns``
-    numbers are a row. Returns 0."""
+def code_elements(values: Ints, numbers: int, width: int, columns: int, noise: int, model: Model, coder: Coder) -> int:
+    """Code ``values`` (numbers * width,) int16, the bytes of little-endian numbers, or decode them in place. ``columns``
+    numbers are a row. Bytes whose bit in ``noise`` is set are coded as they are. Returns 0."""
     at = model.at
     for n in range(numbers):
         for k in range(width):
@@ -45,6 +59,9 @@ def code_elements(values: Ints, numbers: int, width: int, columns: int, model: M
             seen = 1
             for b in range(8):
                 bit = (values[i] >> (7 - b)) & 1
+                if (noise >> plane) & 1 == 1:
+                    seen = 2 * seen + code_bit(bit, 32768, coder)
+                    continue
                 seen = 2 * seen + decide(bit, _USED, plane * 8 + b, seen, model, coder)
             values[i] = seen - 256
     return 0

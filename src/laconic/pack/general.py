@@ -7,10 +7,11 @@ import lzma
 import numpy as np
 
 from laconic.pack import numbers, text
+from laconic.pack.arithmetic import Ints
 from laconic.pack.tensors import CorruptError, Stream
 
 _TEXT, _LZMA = range(2)
-_METHOD, _SIZE = 5, 6  # the kinds of numbers
+_METHOD, _SIZE = 6, 7  # the kinds of numbers
 _MOST_TEXT = 2**22
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**23}]
 
@@ -43,7 +44,7 @@ def _code_text(stream: Stream, content: bytes) -> None:
     _text(stream, np.frombuffer(content, np.uint8).astype(np.int16))
 
 
-def _text(stream: Stream, values: text.Ints) -> bytes:
+def _text(stream: Stream, values: Ints) -> bytes:
     model = stream.model("text", 0, text.new_text)
     text.code_text(values, len(values), text.no_matches(), np.zeros(7, np.int64), model, stream.coder)
     return values.astype(np.uint8).tobytes()
@@ -55,7 +56,7 @@ def _code_lzma(stream: Stream, packed: bytes) -> None:
     _plain(stream, np.frombuffer(packed, np.uint8).astype(np.int16))
 
 
-def _plain(stream: Stream, values: text.Ints) -> bytes:
+def _plain(stream: Stream, values: Ints) -> bytes:
     numbers.code_plain(values, len(values), stream.coder)
     return values.astype(np.uint8).tobytes()
 

@@ -20,8 +20,8 @@ from laconic.pack.digits import Digits
 from laconic.pack.onnx_parts import WIDTHS
 from laconic.pack.tensors import Layout, Segment
 
-_TWOS = {TensorProto.INT8: 256, TensorProto.INT4: 16}
-_UNSIGNED = {TensorProto.UINT8: 256, TensorProto.UINT4: 16}
+_TWOS = {int(TensorProto.INT8): 256, int(TensorProto.INT4): 16}
+_UNSIGNED = {int(TensorProto.UINT8): 256, int(TensorProto.UINT4): 16}
 
 
 def layouts(content: bytes) -> dict[str, list[Layout]]:
@@ -67,7 +67,7 @@ def _layouts(tensor: TensorProto, reader: _Reader) -> Iterator[Layout]:
         yield Layout(Digits(1, base, base // 2, twos=True))
     for base, segments in _bases(tensor, reader):
         width = WIDTHS.get(kind, 0)
-        if width:
+        if width and len(tensor.raw_data) % width == 0:
             numbers = np.frombuffer(tensor.raw_data, f"<u{width}").astype(np.int64)
             yield Layout(Digits(width, base, _most_frequent(numbers, Digits(width, base, 0, False)), False), segments)
 
@@ -126,7 +126,7 @@ def _matrix(shape: list[int], size: int) -> Segment:
 def _most_frequent(numbers: Array, form: Digits) -> int:
     """The digit that occurs most often."""
     counts = np.zeros(form.base, np.int64)
-    for _ in range(form.count):
+    for _ in range(form.digits):
         numbers, digits = np.divmod(numbers, form.base)
         counts += np.bincount(digits, minlength=form.base)
     return int(counts.argmax())

@@ -126,7 +126,7 @@ def _code(symbol: int, code: Code, coder: Coder) -> int:
         found = 2 * found + code_bit(0, _HALF, coder)
         first *= 2
         if found - first < code.counts[n]:
-            return code.symbols[index + found - first]
+            return int(code.symbols[index + found - first])
         index += code.counts[n]
         first += code.counts[n]
     return -1

@@ -8,11 +8,15 @@ this column's (the same input and place, in all filters) have been so far, and w
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
 import numpy as np
 
 from laconic.pack.arithmetic import Coder, Ints, Model, compiled, decide, new_model
 
 MOST = 255  # the largest magnitude
+_UNARY = 16  # from this largest magnitude on, its number of bits is coded in binary
 _DETAILED = 3  # how many bits below the first are predicted from what is around
 _ZERO, _SIGN, _LENGTH, _BELOW, _FINE = 0, 1, 2, 10, 80
 _NODES = 128  # decisions that are told apart
@@ -34,11 +38,13 @@ def new_integers() -> Model:
     return new_model(_SLOTS, _NODES)
 
 
+@functools.cache
 def _sizes() -> Ints:
     """Twelve classes of magnitudes up to 255."""
     return np.searchsorted([1, 2, 3, 4, 5, 7, 10, 15, 23, 41, 81], np.arange(256), side="right").astype(np.int16)
 
 
+@functools.cache
 def _levels() -> Ints:
     """Classes of mean magnitudes, in 1/256: two for each doubling."""
     x = np.arange(65536)
@@ -46,19 +52,25 @@ def _levels() -> Ints:
     return (2 * bits + np.where(bits > 1, x >> np.maximum(bits - 2, 0) & 1, 0)).astype(np.int16)
 
 
-SIZES, LEVELS = _sizes(), _levels()
+class Around(NamedTuple):
+    """What magnitudes are classed by: the tables ``sizes`` and ``levels`` (int16), and the mean of each column so far,
+    ``means`` (columns,) int32."""
+
+    means: Ints
+    sizes: Ints
+    levels: Ints
+
+    @classmethod
+    def of(cls, columns: int) -> Around:
+        return cls(np.empty(columns, np.int32), _sizes(), _levels())
 
 
 @compiled
-def code_integers(
-    values: Ints, rows: int, columns: int, kernel: int, top: int, means: Ints, sizes: Ints, levels: Ints,
-    model: Model, coder: Coder,
-) -> int:  # fmt: skip
-    """Code ``values`` (rows * columns,) int16 of magnitudes up to ``top``, or decode them in place.
-
-    ``kernel`` columns are one input's. ``means`` (columns,) int32 is scratch; ``sizes`` and ``levels`` are the tables
-    of those names. Returns 0.
-    """
+def code_integers(values: Ints, shape: Ints, around: Around, model: Model, coder: Coder) -> int:
+    """Code ``values`` (rows * columns,) int16, or decode them in place. ``shape`` (4,) int64 holds the rows, the
+    columns, how many columns are one input's, and the largest magnitude. Returns 0."""
+    rows, columns, kernel, top = shape[0], shape[1], shape[2], shape[3]
+    means, sizes, levels = around.means, around.sizes, around.levels
     at = model.at
     mean, near = 128, 128  # magnitudes in 1/256: of the row before, of the last few weights
     for c in range(columns):
@@ -72,14 +84,14 @@ def code_integers(
             above = values[i - columns] if r > 0 else 0
             beside = values[i - kernel] if c >= kernel else 0
             row, column = levels[min(total // count, 65535)], levels[means[c]]
-            around = min((2 * abs(left) + abs(before) + 2 * abs(above) + abs(beside)) * 43, 65535)
+            nearby = min((2 * abs(left) + abs(before) + 2 * abs(above) + abs(beside)) * 43, 65535)
             place = min(c % kernel, _PLACES - 1)
             at[0] = place * _NODES
             at[1] = _ROW + row * _NODES
             at[2] = _LEFT + (sizes[abs(left)] * _SIZES + sizes[abs(before)]) * _NODES
             at[3] = _COLUMN + column * _NODES
             at[4] = _ABOVE + (sizes[abs(above)] * _SIZES + sizes[abs(beside)]) * _NODES
-            at[5] = _AROUND + levels[around] * _NODES
+            at[5] = _AROUND + levels[nearby] * _NODES
             at[6] = _BOTH + ((levels[near] >> 1) * (_LEVELS // 2) + (column >> 1)) * _NODES
             value = 0
             if decide(1 if values[i] != 0 else 0, 7, _ZERO, _ZERO, model, coder) == 1:
@@ -117,16 +129,24 @@ def _code_magnitude(magnitude: int, negative: int, top: int, model: Model, coder
     """A magnitude from 1 to at most twice ``top`` less one."""
     model.at[0] += negative * _SIGNED
     bits = 0  # below the first
-    while (2 << bits) <= top:
-        more = decide(1 if magnitude >= (2 << bits) else 0, 7, _LENGTH + bits, _LENGTH + bits, model, coder)
-        if more == 0:
-            break
-        bits += 1
+    if top < _UNARY:
+        while (2 << bits) <= top:
+            more = decide(1 if magnitude >= (2 << bits) else 0, 7, _LENGTH + bits, _LENGTH + bits, model, coder)
+            if more == 0:
+                break
+            bits += 1
+    else:
+        while (magnitude >> bits) > 1:
+            bits += 1
+        seen = 1
+        for k in range(3):
+            seen = 2 * seen + decide((bits >> (2 - k)) & 1, 7, _LENGTH + seen, _LENGTH + seen, model, coder)
+        bits = seen - 8
     found = 1
     for k in range(bits):
         rest = bits - 1 - k
         if k < _DETAILED:
-            node, used = _BELOW + 8 * bits + found, 6
+            node, used = _BELOW + 8 * bits + found, 4
         else:
             node, used = _FINE + 5 * bits + rest, 2
         found = 2 * found + decide((magnitude >> rest) & 1, used, node, node, model, coder)

@@ -20,7 +20,7 @@ from laconic.pack.onnx_parts import WIDTHS, Part
 
 METHODS = ("plain", "bytes in context", "integers in context", "Huffman", "Huffman with runs")
 _PLAIN, _ELEMENTS, _INTEGERS, _HUFFMAN, _RUNS = range(5)
-_METHOD, _BASE, _ORIGIN, _SEGMENTS, _SHAPE = range(5)  # the kinds of numbers
+_METHOD, _BASE, _ORIGIN, _SEGMENTS, _SHAPE, _NOISE = range(6)  # the kinds of numbers
 _MOST_SEGMENTS, _MOST_AXES = 4096, 8
 _SPARE = 64  # bytes that a method may take beyond the weight's own
 
@@ -117,8 +117,7 @@ def write(stream: Stream, payload: bytes, part: Part, layouts: Sequence[Layout])
     for layout in layouts:
         values = to_digits(payload, layout.digits)
         if values is not None:
-            for method in (_INTEGERS, _HUFFMAN, _RUNS):
-                ways.append((method, partial(_write_integers, method, part, layout, values)))
+            ways += [(m, partial(_write_integers, m, part, layout, values)) for m in (_INTEGERS, _HUFFMAN, _RUNS)]
 
     def attempt(method: int, way: Callable[[Stream], object]) -> Stream | None:
         def whole(trial: Stream) -> None:
@@ -162,8 +161,9 @@ def _plain(stream: Stream, values: Ints) -> bytes:
 def _elements(stream: Stream, values: Ints, part: Part) -> bytes:
     width = WIDTHS[part.kind]
     count = len(values) // width
+    noise = stream.number(0 if stream.is_reading else elements.noise_in(values, width), _NOISE)
     model = stream.model("elements", width, elements.new_elements)
-    elements.code_elements(values, count, width, _segment(part, count).columns, model, stream.coder)
+    elements.code_elements(values, count, width, _segment(part, count).columns, noise, model, stream.coder)
     return values.astype(np.uint8).tobytes()
 
 
@@ -188,7 +188,7 @@ def _read_integers(method: int, stream: Stream, part: Part) -> bytes:
     digits = Digits(WIDTHS[part.kind], 2 + base // 2, origin, bool(base % 2))
     if digits.base > 256 or origin >= digits.base or (digits.twos and digits.base % 2):
         raise CorruptError("a weight's integers are of a form that does not exist")
-    values = np.zeros(part.size // digits.width * digits.count, np.int16)
+    values = np.zeros(part.size // digits.width * digits.digits, np.int16)
     if method == _INTEGERS:
         segments = _read_segments(stream)
         if sum(s.rows * s.columns for s in segments) > len(values):
@@ -221,10 +221,8 @@ def _integers(stream: Stream, values: Ints, part: Part, digits: Digits, segments
         if not 1 <= kernel <= columns:
             raise CorruptError("a weight's matrix has a kernel that is larger than its rows")
         here = values[done : done + rows * columns]
-        integers.code_integers(
-            here, rows, columns, kernel, digits.top, np.empty(columns, np.int32), integers.SIZES, integers.LEVELS,
-            model, stream.coder,
-        )  # fmt: skip
+        shape = np.array([rows, columns, kernel, digits.top], np.int64)
+        integers.code_integers(here, shape, integers.Around.of(columns), model, stream.coder)
         done += rows * columns
 
 
@@ -262,4 +260,3 @@ def _segment(part: Part, count: int) -> Segment:
         return Segment(1, max(count, 1), 1)
     columns, kernel = count // dims[0], math.prod(dims[2:])
     return Segment(dims[0], columns, kernel if 0 < kernel <= columns and columns % kernel == 0 else 1)
-
