@@ -18,6 +18,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from benchmarks import records
+from laconic.core import Array
 from laconic.errors import ModelError
 from laconic.pack import container
 
@@ -55,8 +56,7 @@ def outcome(packed: bytes, content: bytes) -> str:
     try:
         found = container.unpack(packed)
     except ModelError as error:
-        assert "\n" not in str(error)
-        return "refused"
+        return "refused" if "\n" not in str(error) else "refused in several lines"
     assert found.content == content, "another file came out"
     return "right"
 
@@ -89,7 +89,7 @@ def _model() -> bytes:
     """A small file with int8, ternary, float and int32 weights, and with names."""
     random_ = np.random.default_rng(0)
     codes = np.clip(np.rint(random_.laplace(scale=9, size=(16, 24))), -127, 127).astype(np.int8)
-    arrays = {
+    arrays: dict[str, Array] = {
         "conv1.weight": random_.normal(size=(4, 3, 3, 3)).astype(np.float32),
         "fc.weight": codes,
         "fc.bias": random_.integers(-(2**16), 2**16, 16).astype(np.int32),
@@ -97,7 +97,8 @@ def _model() -> bytes:
     }
     tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     nodes = [helper.make_node("Conv", ["x", "conv1.weight"], ["y"], name="conv1", pads=[1, 1, 1, 1])]
-    return helper.make_model(helper.make_graph(nodes, "g", [], [], tensors)).SerializeToString()
+    content: bytes = helper.make_model(helper.make_graph(nodes, "g", [], [], tensors)).SerializeToString()
+    return content
 
 
 def _peak_bytes() -> int:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 from benchmarks import records
+from benchmarks import tables_packing as packed
 from benchmarks import tables_quantization as few_bits
 from benchmarks.markdown import NOT_RUN, Row, measured_on, points_at_least, table
 from laconic.core import describe
@@ -185,6 +186,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "weights": few_bits.weights,
     "resnet20": few_bits.resnet20,
     "cluster": few_bits.cluster,
+    "packing": packed.packing,
+    "fuzz": packed.fuzz,
 }
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def noise_in(values: Ints, width: int) -> int:
 
 @compiled
 def code_elements(values: Ints, numbers: int, width: int, columns: int, noise: int, model: Model, coder: Coder) -> int:
-    """Code ``values`` (numbers * width,) int16, the bytes of little-endian numbers, or decode them in place. ``columns``
+    """Code ``values`` (numbers * width,) int16, bytes of little-endian numbers, or decode them in place. ``columns``
     numbers are a row. Bytes whose bit in ``noise`` is set are coded as they are. Returns 0."""
     at = model.at
     for n in range(numbers):
