@@ -220,7 +220,7 @@ def test_a_recipe_replays_to_the_same_file(tmp_path: Path) -> None:
     command = ["shrink", shop("trained"), "--data", "digits", "--no-train", "--max-drop", "3%", "--json"]
     said = laconic(*command, "--out", tmp_path / "o", "--recipe", sized().out / "recipe.yaml", "--budget", "0")
     assert said.code == 0, said.err
-    assert package.sha256(tmp_path / "o" / "model.lac") == sized().manifest["file"]["sha256"]
+    assert package.sha256(tmp_path / "o" / "model.onnx") == sized().manifest["file"]["unpacked"]["sha256"]
     assert package.sha256(tmp_path / "o" / "baseline.onnx") == sized().manifest["baseline"]["file"]["sha256"]
     assert said.json["trials"] == 1
     assert said.json["best"]["recipe"] == sized().said.json["best"]["recipe"]
