@@ -27,6 +27,8 @@ ALL = (
     "sparse24",
     "factorize",
     "criteria",
+    "packing",
+    "fuzz",
 )
 
 

@@ -28,6 +28,7 @@ from laconic.search.policy import BudgetSpentError, Policy, Tools
 from laconic.search.space import Space
 from laconic.steps import STEPS
 from laconic.story.certify import candidates, certify
+from laconic.story.folder import FILES
 from laconic.story.reporter import Reporter
 from laconic.story.trials import Trials
 from laconic.worker import Worker
@@ -103,7 +104,7 @@ def _replayed(out: Path) -> list[dict[str, Any]]:
     described = next(row for row in rows if row["row"] == "described")
     goal = Goal(max_drop=0.005, budget=Budget(seconds=None, trials=40))
     ledger, worker = Ledger(out / package.LEDGER, rows[0]), cast(Worker, _NoWorker())
-    trials = Trials(ledger, worker, Target.parse(made.manifest["target"]), described, goal, Reporter())
+    trials = Trials(ledger, worker, Target.parse(made.manifest["target"]), described, goal, Reporter(), out / FILES)
     judge = Judge(goal, trials.max_drop, trials.measure(Recipe()))
     tools = Tools(STEPS, trials.evaluate, trials.probe, trials.layer_times, trials.seconds_per_sample)
     policy = Policy(Space.of(described), goal, judge, tools)

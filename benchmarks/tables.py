@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 from benchmarks import records
+from benchmarks import tables_packing as packed
 from benchmarks import tables_pruning as pruning
 from benchmarks import tables_quantization as few_bits
 from benchmarks.markdown import NOT_RUN, Row, measured_on, points_at_least, table
@@ -189,6 +190,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "resnet56": pruning.resnet56,
     "sparse24": pruning.sparse24,
     "sparse24_speed": pruning.sparse24_speed,
+    "packing": packed.packing,
+    "fuzz": packed.fuzz,
 }
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def test_profile_on_data_and_of_a_model_with_two_inputs(roof: None) -> None:
 def test_profile_of_a_package(roof: None) -> None:
     found, manifest = laconic("profile", sized().out, "--json").json, sized().manifest
     assert (found["params"], found["macs"]) == (manifest["best"]["params"], manifest["best"]["macs"])
-    assert found["file_bytes"] == manifest["file"]["bytes"]
+    assert found["file_bytes"] == manifest["file"]["unpacked"]["bytes"]
     assert found["nonzero"] is None  # the weights are in the file alone
 
 
@@ -264,7 +264,7 @@ def test_export_to_a_runtime_that_reads_the_file(tmp_path: Path) -> None:
     assert said.json["file"] == str(out)
     assert said.json["bytes"] == out.stat().st_size
     assert said.json["difference"] < 0.1
-    assert package.sha256(out) == sized().manifest["file"]["sha256"]
+    assert package.sha256(out) == sized().manifest["file"]["unpacked"]["sha256"]
     assert list(out.parent.iterdir()) == [out]
     shown = laconic("export", sized().out, "--target", "openvino:cpu", "--out", out)
     assert f"wrote {out}" in shown.out.replace("\n", "")

@@ -28,7 +28,7 @@ ROOMS = {"models", "data", "profile", "steps", "runtime", "measure", "search", "
 STORY = {"story"}
 COMMANDS = {"app", "api", "cli", "console", "demo", "doctor"}
 WITHOUT_TORCH = {"measure", "search", "proof", "pack", "report", "core", "errors", "goal", "ledger", "machine"}
-HEAVY = ("torch", "numpy", "onnxruntime", "openvino", "onnx", "scipy", "PIL", "torchvision", "timm", "rich")
+HEAVY = ("torch", "numpy", "numba", "onnxruntime", "openvino", "onnx", "scipy", "PIL", "torchvision", "timm", "rich")
 
 LINES, FUNCTION_LINES = 400, 70
 

@@ -130,6 +130,11 @@ def eval(options: Namespace) -> int:
         found = judge.package(package.read(subject), partial(load_for, data), options.target, goal)
     elif subject.is_dir():
         raise FolderError("not a package", got=str(subject), wanted=f"a folder with {package.MANIFEST}")
+    elif subject.suffix == package.PACKED:
+        from laconic.story import packed
+
+        with packed.opened(subject) as alone:
+            found = {"subject": str(subject), **judge.packed(alone, partial(load_for, data), options.target)}
     else:
         load = partial(load_both, options.subject, data, progress=lambda text, f: None, trainable=False, seed=0)
         found = judge.model(load, Target.parse(options.target or "onnxruntime"))
@@ -145,7 +150,13 @@ def run(options: Namespace) -> int:
     """``laconic run``: labels with scores for pictures, outputs for arrays."""
     from laconic.story.apply import predictions
 
-    rows = list(predictions(package.read(options.package), options.inputs, options.top))
+    if options.package.suffix == package.PACKED:
+        from laconic.story import packed
+
+        with packed.opened(options.package) as alone:
+            rows = list(predictions(alone, options.inputs, options.top))
+    else:
+        rows = list(predictions(package.read(options.package), options.inputs, options.top))
     if options.json:
         print(json.dumps({"predictions": rows}))
         return 0
@@ -222,8 +233,16 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def export(options: Namespace) -> int:
     """``laconic export``: the package's file for another target, after it was seen to give the same there."""
+    from laconic.story import packed
     from laconic.story.apply import exported
 
+    if options.target == packed.TARGET:
+        found = packed.exported(package.read(options.package), options.out)
+        if options.json:
+            print(json.dumps(found))
+        else:
+            console.print_packed(found)
+        return 0
     found = exported(package.read(options.package), Target.parse(options.target), options.out)
     if options.json:
         print(json.dumps(found))

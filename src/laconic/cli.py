@@ -70,14 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_shrink(commands)
     _add_eval(commands)
-    run = _add(commands, "run", "run a package on pictures or arrays")
-    run.add_argument("package", type=Path, metavar="PACKAGE")
+    run = _add(commands, "run", "run a package, or a packed model, on pictures or arrays")
+    run.add_argument("package", type=Path, metavar="PACKAGE|FILE.lac")
     run.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="pictures, or .npy arrays")
     run.add_argument("--top", type=int, default=5, metavar="N", help="how many labels per input (default 5)")
     _add_profile(commands)
     export = _add(commands, "export", "write a package's model for a target")
     export.add_argument("package", type=Path, metavar="PACKAGE")
-    export.add_argument("--target", required=True, metavar="T", help=f"for example {_TARGET}")
+    export.add_argument("--target", required=True, metavar="T", help=f"for example {_TARGET}; lac packs it")
     export.add_argument("--out", type=Path, required=True, metavar="FILE")
     explain = _add(commands, "explain", "print a package's report, or say why it is slow, or wrong")
     explain.add_argument("package", type=Path, metavar="PACKAGE")
@@ -126,7 +126,7 @@ def _add_shrink(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
     evaluate = _add(commands, "eval", "score and time a package or a model; re-certify a package")
-    evaluate.add_argument("subject", metavar="PACKAGE|MODEL")
+    evaluate.add_argument("subject", metavar="PACKAGE|FILE.lac|MODEL")
     _add_data(evaluate)
 
 

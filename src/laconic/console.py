@@ -130,6 +130,10 @@ def print_result(summary: JsonObject, dossier: JsonObject) -> None:
     rows = [
         [words.short_metric(dossier["metric"]["name"]), f"{before['score']:.2%}", f"{after['score']:.2%}", ""],
         ["file", words.size(before["file_bytes"]), words.size(after["file_bytes"]), words.smaller(ratio)],
+        [
+            *("packed (.lac)", words.size(before["packed_bytes"]), words.size(after["packed_bytes"])),
+            words.packed(ratio, after["payload_bytes"]),
+        ],
         ["latency", words.latency(before["latency_ms"]), words.latency(after["latency_ms"]), interval],
         ["MACs", words.count(before["macs"]), words.count(after["macs"]), ""],
         ["parameters", words.count(before["params"]), words.count(after["params"]), ""],
@@ -139,6 +143,14 @@ def print_result(summary: JsonObject, dossier: JsonObject) -> None:
     say(f"package: {summary['package']} (report.html, recipe.yaml)")
 
 
+def print_packed(found: JsonObject) -> None:
+    """What ``export --target lac`` wrote: the whole file, what of it are weights, and what it decodes to."""
+    whole, weights, rest = (words.size(found[name]) for name in ("bytes", "payload_bytes", "structure_bytes"))
+    unpacked = found["unpacked"]
+    say(f"wrote {found['file']} ({whole}: {weights} of weights, {rest} of structure)")
+    say(f"it decodes to the certified file, {words.size(unpacked['bytes'])}, SHA-256 {unpacked['sha256']}")
+
+
 def print_evaluation(found: JsonObject) -> None:
     """What ``eval`` found: score, agreement, latency, and the certificate in words."""
     latency = found["latency_ms"]
@@ -146,6 +158,9 @@ def print_evaluation(found: JsonObject) -> None:
     if found["agreement"] is not None and found["certificate"] is not None:
         rows.append(["agreement with the original", f"{found['agreement']:.2%}"])
     rows.append(["latency", f"{latency['p50']:.3g} ms (p90 {latency['p90']:.3g}, p99 {latency['p99']:.3g})"])
+    if "packed_bytes" in found:
+        size, weights = words.size(found["packed_bytes"]), words.size(found["payload_bytes"])
+        rows.append(["packed", f"{size}, {weights} of it weights; {words.size(found['file_bytes'])} as decoded"])
     table(f"{found['subject']} on {found['target']}", ["", ""], rows)
     proof_of = found["certificate"]
     if proof_of is not None:

@@ -360,9 +360,10 @@ class Trial:
     """One row of the ledger: a recipe on a target, what was found, or why it failed.
 
     ``measurements`` by name: ``file_bytes, params, macs, score`` (on ``search``), ``latency`` (ms), ``speedup``
-    (baseline over candidate, paired). ``records`` are the candidate's on ``search``, in order (shorter if it was
-    rejected early); ``rejected`` says why it cannot win, ``error`` why it failed. ``only_stored``: all that was done
-    is that weights of few bits, computed in float32, are stored short; no speed comes from that.
+    (baseline over candidate, paired), ``packed_bytes`` (of the ``.lac``, where size is minimised). ``records`` are the
+    candidate's on ``search``, in order (shorter if it was rejected early); ``rejected`` says why it cannot win,
+    ``error`` why it failed. ``only_stored``: all that was done is that weights of few bits, computed in float32, are
+    stored short; no speed comes from that.
     """
 
     key: str

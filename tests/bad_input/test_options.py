@@ -183,8 +183,8 @@ def test_other_commands(arguments: list[str], words: str, tmp_path: Path) -> Non
 
 def test_a_package_that_was_tampered_with(tmp_path: Path) -> None:
     out, _ = sized().copy(tmp_path / "out")
-    (out / "model.onnx").write_bytes((out / "baseline.onnx").read_bytes())
-    for command in (["eval", out, "--data", "digits"], ["run", out, out / "model.onnx"], ["explain", out]):
+    (out / "model.lac").write_bytes((out / "baseline.onnx").read_bytes())
+    for command in (["eval", out, "--data", "digits"], ["run", out, out / "model.lac"], ["explain", out]):
         said = laconic(*command)
         assert said.code == 2
-        assert "model.onnx is not the file that was certified: its hash differs from the manifest's" in said.complaint
+        assert "model.lac is not the file that was certified: its hash differs from the manifest's" in said.complaint

@@ -31,7 +31,8 @@ def made(  # noqa: PLR0913 - the numbers of a trial
 ) -> Trial:
     """A trial with these numbers, sizes and MACs as fractions of the original's; None: not measured."""
     recipe = Recipe(steps)  # type: ignore[arg-type]
-    values: dict[str, float] = {"file_bytes": size * BYTES, "macs": macs * MACS, "score": 0.98 - (drop or 0.0)}
+    sizes = dict.fromkeys(("file_bytes", "packed_bytes"), size * BYTES)
+    values: dict[str, float] = {**sizes, "macs": macs * MACS, "score": 0.98 - (drop or 0.0)}
     if speedup is not None:
         values |= {"speedup": speedup, "latency": LATENCY_MS / speedup, "baseline_latency": LATENCY_MS}
     if drop is not None:

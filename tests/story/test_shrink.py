@@ -13,7 +13,7 @@ from laconic.pack import package
 from tests import stories
 from tests.stories import laconic, rows_of, shop, sized
 
-NUMBERS = {"score", "file_bytes", "packed_bytes", "latency_ms", "macs", "params"}
+NUMBERS = {"score", "file_bytes", "packed_bytes", "payload_bytes", "latency_ms", "macs", "params"}
 QUICK = ("--minimize", "size", "--max-drop", "5%", "--budget", "1trials", "--no-train", "--json")
 
 
@@ -43,7 +43,7 @@ def test_the_summary_has_the_keys_that_are_promised() -> None:
     }
     assert set(found["baseline"]) == NUMBERS
     assert set(found["best"]) == {*NUMBERS, "recipe"}
-    assert set(found["ratio"]) == {"size", "latency", "only_stored"}
+    assert set(found["ratio"]) == {"size", "packed", "latency", "only_stored"}
     assert set(found["ratio"]["latency"]) == {"value", "low", "high"}
     listed = {"metric", "drop", "bound", "max_drop", "confidence", "n"}
     assert set(found["certificate"]) == {*listed, "independent"}
@@ -53,7 +53,9 @@ def test_the_summary_has_the_keys_that_are_promised() -> None:
     assert found["certificate"]["n"] == 1310
     assert found["certificate"]["independent"] is True
     assert found["certificate"]["confidence"] == 0.95
-    assert found["baseline"]["packed_bytes"] is None
+    assert found["best"]["payload_bytes"] < found["best"]["packed_bytes"] < found["best"]["file_bytes"]
+    ratio = found["baseline"]["packed_bytes"] / found["best"]["packed_bytes"]
+    assert found["ratio"]["packed"] == pytest.approx(ratio)
 
 
 def test_progress_is_on_standard_error_and_whole() -> None:
@@ -88,13 +90,14 @@ def test_the_files_of_a_package() -> None:
     out, manifest = sized().out, sized().manifest
     files = {path.name for path in out.iterdir() if path.is_file()}
     assert files == {
-        *("model.onnx", "baseline.onnx", "manifest.json", "recipe.yaml", "report.html", "ledger.jsonl", "laconic.log")
+        *("model.lac", "baseline.onnx", "manifest.json", "recipe.yaml", "report.html", "ledger.jsonl", "laconic.log")
     }
     for stated in (manifest["file"], manifest["baseline"]["file"]):
         path = out / stated["name"]
         assert package.sha256(path) == stated["sha256"]
         assert path.stat().st_size == stated["bytes"]
-    assert manifest["file"]["bytes"] == manifest["best"]["file_bytes"]
+    assert manifest["file"]["bytes"] == manifest["best"]["packed_bytes"]
+    assert manifest["file"]["unpacked"]["bytes"] == manifest["best"]["file_bytes"]
     assert (
         yaml.safe_load((out / "recipe.yaml").read_text()) == manifest["recipe"] == sized().said.json["best"]["recipe"]
     )
@@ -159,7 +162,7 @@ def test_the_same_command_again_repeats_nothing(tmp_path: Path) -> None:
     for summary in (found, first):
         del summary["seconds"], summary["package"]
     assert found == first
-    assert package.sha256(out / "model.onnx") == sized().manifest["file"]["sha256"]
+    assert package.sha256(out / "model.lac") == sized().manifest["file"]["sha256"]
 
 
 @pytest.mark.usefixtures("inline")
@@ -217,7 +220,7 @@ def test_a_recipe_replays_to_the_same_file(tmp_path: Path) -> None:
     command = ["shrink", shop("trained"), "--data", "digits", "--no-train", "--max-drop", "3%", "--json"]
     said = laconic(*command, "--out", tmp_path / "o", "--recipe", sized().out / "recipe.yaml", "--budget", "0")
     assert said.code == 0, said.err
-    assert package.sha256(tmp_path / "o" / "model.onnx") == sized().manifest["file"]["sha256"]
+    assert package.sha256(tmp_path / "o" / "model.onnx") == sized().manifest["file"]["unpacked"]["sha256"]
     assert package.sha256(tmp_path / "o" / "baseline.onnx") == sized().manifest["baseline"]["file"]["sha256"]
     assert said.json["trials"] == 1
     assert said.json["best"]["recipe"] == sized().said.json["best"]["recipe"]

@@ -71,7 +71,7 @@ def test_killed_at_any_moment_it_loses_and_repeats_nothing(command: list[str], t
         assert len(keys) == len(set(keys)), f"a {kind} twice"
     # the winner of the story that nobody interrupted
     assert said.json["best"]["recipe"] == sized().said.json["best"]["recipe"]
-    assert package.sha256(tmp_path / "out" / "model.onnx") == sized().manifest["file"]["sha256"]
+    assert package.sha256(tmp_path / "out" / "model.lac") == sized().manifest["file"]["sha256"]
     assert said.json["certificate"] == sized().said.json["certificate"]
 
 

@@ -14,6 +14,7 @@ from laconic.report.words import (
     factor,
     faster,
     latency,
+    packed,
     percent,
     points,
     points_at_most,
@@ -46,6 +47,10 @@ def compared(dossier: JsonObject) -> list[tuple[str, str, str, str]]:
         interval = f"{interval} ({factor(speed['low'])} to {factor(speed['high'])})"
     rows += [
         ("file", size(before["file_bytes"]), size(after["file_bytes"]), smaller(dossier["ratio"])),
+        (
+            *("packed (.lac)", size(before["packed_bytes"]), size(after["packed_bytes"])),
+            packed(dossier["ratio"], after["payload_bytes"]),
+        ),
         ("latency per call", latency(before["latency_ms"]), latency(after["latency_ms"]), interval),
     ]
     for title, key in (("MACs", "macs"), ("parameters", "params")):

@@ -68,6 +68,11 @@ def smaller(ratio: JsonObject) -> str:
     return f"{factor(value)}x smaller" if value > 1 else f"{factor(1 / value)}x larger"
 
 
+def packed(ratio: JsonObject, payload_bytes: float) -> str:
+    """What became of the packed file, and how much of it is weights (codes, codebooks, scales, biases)."""
+    return f"{smaller({'size': ratio['packed']})}; {size(payload_bytes)} are weights"
+
+
 def faster(ratio: JsonObject) -> str:
     """What became of the latency; one whose interval holds 1 is no change. Of weights that are only stored short no
     speed is told."""

@@ -30,11 +30,16 @@ class Judge:
     max_drop: float
     baseline: Trial
 
+    @property
+    def size_name(self) -> str:
+        """The size that counts: of the form that the package keeps, packed where size is minimised."""
+        return "packed_bytes" if self.goal.minimize == "size" else "file_bytes"
+
     def cost(self, trial: Trial) -> float:
         """What is minimised, over the original's: latency (paired), bytes, or MACs."""
         if self.goal.minimize == "latency":
             return 1 / trial.measurements["speedup"].value
-        name = {"size": "file_bytes", "macs": "macs"}[self.goal.minimize]
+        name = {"size": self.size_name, "macs": "macs"}[self.goal.minimize]
         return trial.measurements[name].value / self.baseline.measurements[name].value
 
     def holds(self, trial: Trial) -> bool:
@@ -56,7 +61,7 @@ class Judge:
         mine, original = trial.measurements, self.baseline.measurements
         limits = (
             ("latency", "baseline_latency", self.goal.max_latency),
-            ("file_bytes", "file_bytes", self.goal.max_size),
+            (self.size_name, self.size_name, self.goal.max_size),
         )
         return all(
             limit is None or mine[name].value <= limit.against(original[reference].value)
@@ -73,8 +78,8 @@ class Judge:
             return None
         least = min(self.cost(t) for t in trials)
         tied = [t for t in trials if self.cost(t) <= least * (1 + TIES[self.goal.minimize])]
-        size = min(t.measurements["file_bytes"].value for t in tied)
-        small = [t for t in tied if t.measurements["file_bytes"].value <= size * (1 + TIES["size"])]
+        size = min(t.measurements[self.size_name].value for t in tied)
+        small = [t for t in tied if t.measurements[self.size_name].value <= size * (1 + TIES["size"])]
         return min(small, key=lambda t: (_p(t), t.recipe.key))
 
     def improves(self, trial: Trial, on: Trial | None) -> bool:
@@ -85,7 +90,7 @@ class Judge:
         ratio = self.cost(trial) / self.cost(on)
         if abs(ratio - 1) > tie:
             return ratio < 1
-        size = trial.measurements["file_bytes"].value / on.measurements["file_bytes"].value
+        size = trial.measurements[self.size_name].value / on.measurements[self.size_name].value
         return size < 1 - TIES["size"]
 
     def front(self, trials: Sequence[Trial]) -> list[Trial]:

@@ -41,7 +41,7 @@ def gather(trials: Trials, judge: Judge, winner: Trial, verdict: Verdict | None,
         "best": {**_numbers(trials, winner, timed, scores, baseline=False), "recipe": winner.recipe.to_json()},
         "recipe": winner.recipe.to_json(),
         "facts": list(winner.facts),
-        "ratio": _ratio(judge, winner, timed),
+        "ratio": _ratio(trials, judge, winner, timed),
         "first_package_seconds": next((row["after"] for row in trials.ledger.of("package")), None),
         "timing": {name: timing.get(name) for name in ("drift", "clocks", "noisy", "calls_per_burst")},
         "certificate": verdict.certificate if verdict else None,
@@ -53,7 +53,7 @@ def gather(trials: Trials, judge: Judge, winner: Trial, verdict: Verdict | None,
 
 def summary(dossier: JsonObject, package: str, seconds: float) -> JsonObject:
     """The one object that ``shrink --json`` prints."""
-    names = ("score", "file_bytes", "packed_bytes", "latency_ms", "macs", "params")
+    names = ("score", "file_bytes", "packed_bytes", "payload_bytes", "latency_ms", "macs", "params")
     baseline = {name: dossier["baseline"][name] for name in names}
     best = {**{name: dossier["best"][name] for name in names}, "recipe": dossier["best"]["recipe"]}
     stated = ("metric", "drop", "bound", "max_drop", "confidence", "n", "independent")
@@ -79,14 +79,14 @@ def _row(trials: Trials, key: str) -> JsonObject:
 
 
 def _numbers(trials: Trials, trial: Trial, timed: Trial, scores: dict[str, float], *, baseline: bool) -> JsonObject:
-    m, row = trial.measurements, _row(trials, trial.key)
+    m, row, packed = trial.measurements, _row(trials, trial.key), trials.packed(trial.key)
     latency = timed.measurements["baseline_latency" if baseline else "latency"]
     return {
         "key": trial.key,
         "score": scores.get(trial.key, m["score"].value),
         "search_score": m["score"].value,
         "file_bytes": int(m["file_bytes"].value),
-        "packed_bytes": None,
+        **{name: packed[name] for name in ("packed_bytes", "payload_bytes")},
         "latency_ms": latency.value,
         "macs": int(m["macs"].value),
         "params": int(m["params"].value),
@@ -97,11 +97,12 @@ def _numbers(trials: Trials, trial: Trial, timed: Trial, scores: dict[str, float
     }
 
 
-def _ratio(judge: Judge, winner: Trial, timed: Trial) -> JsonObject:
+def _ratio(trials: Trials, judge: Judge, winner: Trial, timed: Trial) -> JsonObject:
     speed = timed.measurements["speedup"]
     sizes = judge.baseline.measurements["file_bytes"].value / winner.measurements["file_bytes"].value
     latency = {"value": speed.value, "low": speed.low, "high": speed.high}
-    return {"size": sizes, "latency": latency, "only_stored": winner.only_stored}
+    packed = [trials.packed(key)["packed_bytes"] for key in (judge.baseline.key, winner.key)]
+    return {"size": sizes, "packed": packed[0] / packed[1], "latency": latency, "only_stored": winner.only_stored}
 
 
 def _trial(trials: Trials, judge: Judge, trial: Trial, winner: Trial) -> JsonObject:

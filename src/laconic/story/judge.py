@@ -66,6 +66,27 @@ def package(package: Package, load: Callable[[Package], Task], target: str | Non
     }
 
 
+def packed(package: Package, load: Callable[[Package], Task], target: str | None) -> JsonObject:
+    """Score and time a packed model without its package (:func:`laconic.story.packed.opened`), on the samples that are
+    not for training; there is no original to certify it against."""
+    where = Target.parse(target) if target else package.target
+    runtime = runtime_of(where)
+    if package.model_path.suffix != runtime.SUFFIX:
+        raise TargetError(
+            f"{where.runtime} does not read this file", got=package.model_path.suffix, wanted=runtime.SUFFIX
+        )
+    task = load(package)
+    try:
+        mine = runtime.open_file(package.model_path, where)
+    except DeployError as error:
+        raise TargetError(f"the file cannot be opened on {where}: {error}") from error
+    task = with_reference(task, mine)
+    records = np.concatenate([measure.records(mine, s, task.metric) for s in (task.search, task.holdout)])
+    sizes = {name: package.manifest["file"][name] for name in ("packed_bytes", "payload_bytes")}
+    found = {"target": str(where), **_scored(task, records, mine), "agreement": 1.0, "certificate": None}
+    return {**found, "file_bytes": package.manifest["file"]["bytes"], **sizes}
+
+
 def model(load: Callable[[], tuple[LoadedModel, Task]], target: Target) -> JsonObject:
     """Score and time a model as it is, on the samples that are not for training."""
     loaded, task = load()

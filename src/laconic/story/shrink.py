@@ -73,7 +73,7 @@ def shrink(load: Callable[[Any], Any], wish: Wish) -> Result:
             ledger = Ledger(wish.out / package.LEDGER, _header(described))
             if described not in [{k: v for k, v in row.items() if k != "row"} for row in ledger.of("described")]:
                 ledger.append({"row": "described", **described})
-            trials = Trials(ledger, worker, wish.target, described, wish.goal, wish.reporter)
+            trials = Trials(ledger, worker, wish.target, described, wish.goal, wish.reporter, folder.files)
             judge, reach = _preflight(trials, wish)
             _search(trials, judge, reach, wish, began)
             winner, verdict = _prove(trials, judge, wish)
@@ -197,4 +197,5 @@ def _time_again(trials: Trials, judge: Judge) -> None:
 def _pack(wish: Wish, found: JsonObject) -> package.Package:
     """Write the package; its report and its manifest say what ``found`` says."""
     files = [next((wish.out / FILES).glob(f"{found[name]['key']}.*")) for name in ("best", "baseline")]
-    return package.write(wish.out, found, files[0], files[1], render(found))
+    packed = wish.goal.minimize == "size"
+    return package.write(wish.out, found, files[0], files[1], render(found), packed=packed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Trials:
     described: JsonObject
     goal: Goal
     reporter: Reporter
+    files: Path
 
     def evaluate(self, recipe: Recipe) -> Trial:
         """The judged trial of ``recipe``; raises :class:`BudgetSpentError` where it would need a new row after the
@@ -100,6 +102,23 @@ class Trials:
             self.ledger.append(row)
         damage: float | None = row["damage"]
         return damage
+
+    def packed(self, key: str) -> JsonObject:
+        """The bytes of a trial's file as ``.lac``: ``packed_bytes`` in all, ``payload_bytes`` of them weights."""
+        row = self.ledger.find("packed", key=key)
+        if row is None:
+            from laconic.pack import container  # it brings a compiler
+
+            trial = self.ledger.find("trial", key=key)
+            assert trial is not None
+            self.worker.call("rebuild", trial["recipe"], key, progress=self.reporter.progress)
+            self.reporter.progress("packing", 0.0)
+            began = time.monotonic()
+            found = container.pack_file(next(self.files.glob(f"{key}.*")))
+            sizes = {"packed_bytes": len(found.content), "payload_bytes": found.payload}
+            row = {"row": "packed", "key": key, **sizes, "seconds": round(time.monotonic() - began, 3)}
+            self.ledger.append(row)
+        return row
 
     def layer_times(self, recipe: Recipe) -> dict[str, float]:
         """Milliseconds in each layer of a recipe's file; ``recipe`` was evaluated before."""
@@ -190,6 +209,9 @@ class Trials:
             measurements |= dict(self._of_records(row))
         if latency is not None:
             measurements |= dict(_of_time(latency))
+        if self.goal.minimize == "size" and row["error"] is None and row["rejected"] is None:
+            value = float(self.packed(row["key"])["packed_bytes"])
+            measurements["packed_bytes"] = Measurement("packed_bytes", "bytes", value, value, value, 1, "measured")
         noisy = "its timing stayed noisy" if latency is not None and latency["noisy"] and not final else None
         return Trial(
             key=row["key"],
