@@ -37,9 +37,7 @@ TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f8e4m3": torch.float8_e4
 def positive_numbers(exponent_bits: int, significand_bits: int, most: float) -> np.ndarray:
     """All numbers of a format, by its definition: 2^(e - bias) (1 + m), and 2^(1 - bias) m where e is 0."""
     bias, steps = 2 ** (exponent_bits - 1) - 1, 2**significand_bits
-    found = [
-        2.0 ** (max(e, 1) - bias) * ((e > 0) + m / steps) for e in range(2**exponent_bits) for m in range(steps)
-    ]
+    found = [2.0 ** (max(e, 1) - bias) * ((e > 0) + m / steps) for e in range(2**exponent_bits) for m in range(steps)]
     return np.array([x for x in found if x <= most])
 
 

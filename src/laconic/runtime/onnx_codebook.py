@@ -129,7 +129,8 @@ class Form:
 
 def store(model: ir.Model) -> dict[str, float]:
     """Replace every placeholder in ``model``, in place: by codes and a codebook, or by a shorter float, where that is
-    smaller, else by the weight as it is. Returns the bits per weight of those stored as codes, codebook included, by the weights' names."""
+    smaller, else by the weight as it is. Returns the bits per weight of those with a codebook, this included, by the
+    weights' names."""
     writer, stored = _Writer(model), {}
     nodes: dict[ir.Value, list[ir.Node]] = {}  # a layer that is called again has a placeholder for each call
     for node in _placeholders(model):

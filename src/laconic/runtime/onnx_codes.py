@@ -6,7 +6,7 @@ the codes of a b-bit weight are digits to the base 2^b, or 2^b - 1 where the low
 many as fit a number of 16 or of 31 bits, whichever wastes less. In the graph Cast, Div, Mod and Sub take the digits of
 all layers of a width apart, Split and Reshape give each layer its codes. All of it is constant: ONNX Runtime and
 OpenVINO compute it once, while they open the file, and run the graph that they would have made of int8 codes. (OpenVINO
-narrows int64 to int32, so no longer numbers.) 7 bits would gain nothing: four digits to the base 127 fill 28 bits of 32.
+narrows int64 to int32, so no longer numbers.) 7 bits would gain nothing: four digits to the base 127 fill 28 of 32.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _bits(value: ir.Value) -> int:
 def _base(values: Sequence[ir.Value]) -> int:
     """How many different codes of their bits these constants have: one fewer where the lowest does not occur."""
     levels = 2 ** max(map(_bits, values))
-    return levels - all((_array(value).astype(np.int16) > -levels // 2).all() for value in values)
+    return levels - int(all((_array(value).astype(np.int16) > -levels // 2).all() for value in values))
 
 
 def _saved(values: Sequence[ir.Value]) -> float:

@@ -23,8 +23,9 @@ from laconic.runtime.onnx_graph import initializer
 
 LEAST_OPSET = 19
 """Since when ONNX casts 8-bit floats."""
-_SHORT: tuple[Any, ...] = (ml_dtypes.float8_e5m2, ml_dtypes.float8_e4m3fn)  # the shorter significand first: the other
-_HALF: tuple[Any, ...] = (ml_dtypes.bfloat16, np.float16)  # format often holds its numbers too
+_SHORT: dict[Any, float] = {ml_dtypes.float8_e5m2: 57344.0, ml_dtypes.float8_e4m3fn: 448.0}
+"""8-bit floats and their largest numbers; the shorter significand first, as the other often holds its numbers too."""
+_HALF: tuple[Any, ...] = (ml_dtypes.bfloat16, np.float16)
 _LEAST_EXPONENT = -126  # of a float32 that is not subnormal
 _NODE_BYTES = 60  # what a node weighs itself, about
 
@@ -51,8 +52,8 @@ def shortest(weight: Array) -> ShortFloat | None:
 
 def _forms(weight: Array) -> Iterator[ShortFloat]:
     with np.errstate(over="ignore"):
-        for kind in _SHORT:
-            scale = _scales(weight, float(ml_dtypes.finfo(kind).max))
+        for kind, most in _SHORT.items():
+            scale = _scales(weight, most)
             yield ShortFloat((weight / scale).astype(kind), scale)
         for kind in _HALF:
             yield ShortFloat(weight.astype(kind))
