@@ -20,6 +20,7 @@ from laconic import surgery
 from laconic.core import Recipe, Target
 from laconic.errors import TrialError
 from laconic.models import load
+from laconic.profile.weights import stored_weights
 from laconic.runtime import onnx_floats, onnxruntime, openvino, runtime_of
 from laconic.runtime.difference import relative_error
 from laconic.steps.quantize.cast_weights import CastWeights, rounded, scales
@@ -171,6 +172,12 @@ def test_recurrent_networks_and_transformers(name: str, tmp_path: Path) -> None:
     agrees(model, sequences(5, seed=2), tmp_path / "f.onnx")
     kinds = [tensor.data_type for tensor in onnx.load(tmp_path / "f.onnx").graph.initializer]
     assert kinds.count(KINDS.FLOAT8E5M2) >= 4
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("f16", 16), ("f8e5m2", 8)])
+def test_a_profile_counts_what_is_stored(precision: str, bits: int) -> None:
+    model = cast(network("residual"), precision=precision)
+    assert {stored.bits for stored in stored_weights(model).values()} == {bits}
 
 
 @pytest.mark.parametrize("runtime", ["litert", "executorch"])

@@ -92,7 +92,7 @@ class CastWeight(nn.Module):
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.bits = dtype, 8 * dtype.itemsize
 
     def extra_repr(self) -> str:
         return str(self.dtype)
