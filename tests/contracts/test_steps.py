@@ -233,6 +233,12 @@ CASES = {
         zero={"exclude": ["*"]},
         bad=({"bits": 1}, {"bits": 9}, {"bits": 4.0}, {"group": 8}, {"group": -1}, {"exclude": "conv1"}),
     ),
+    "CastWeights": Case(
+        working={"precision": "f8e4m3"},
+        other={"precision": "bf16"},
+        zero={"exclude": ["*"]},
+        bad=({"precision": "f32"}, {"precision": "f8"}, {"precision": 16}, {"exclude": "conv1"}),
+    ),
     "Cast": Case(other={"precision": "f32"}, zero={"precision": "f32"}, bad=({"precision": "f64"}, {"precision": 16})),
 }
 
@@ -242,6 +248,7 @@ FORMS = (
     "PruneGradually",
     "Quantize",
     "QuantizeWeights",
+    "CastWeights",
     "Ternary",
     "Binary",
     "Cluster",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
@@ -19,6 +20,7 @@ from laconic.runtime import onnx_codes, onnxruntime, openvino
 from laconic.runtime.difference import relative_error
 from laconic.runtime.onnx_codes import WIDTHS
 from laconic.steps.quantize.post_training import Quantize
+from laconic.steps.quantize.weights import QuantizeWeights
 from tests.networks import context, inputs_of, network, task_for, tensors
 
 TARGET = Target("onnxruntime")
@@ -103,6 +105,37 @@ def test_every_width_takes_the_bits_that_it_says() -> None:
         assert found - before + codes.size == pytest.approx(counted, abs=110)
         (value,) = ReferenceEvaluator(proto).run(None, {})
         assert np.array_equal(value, codes.astype(np.float32))
+
+
+@pytest.mark.parametrize(("bits", "width"), [(2, 2.0), (3, 3.2)])
+def test_weights_alone_take_their_bits_too(bits: int, width: float, tmp_path: Path) -> None:
+    """Codes -2^(b-1) .. 2^(b-1) - 1 that are widened, not dequantized, as those of convolutions are: the weights are
+    the step's, to the bit, when the file is opened."""
+    model, _ = Recipe((QuantizeWeights(bits=bits, exclude=("head",)),)).apply(network(NAME), task_for(NAME), context())
+    path = tmp_path / "f.onnx"
+    facts = onnxruntime.deploy(model, inputs_of(NAME, 3), path, TARGET)
+    assert list(facts["code_bits"].values()) == [width]
+    assert {row["computed"] for row in facts["computed"]} == {"float32"}
+    held = opened_weights(path)
+    for name in LAYERS:
+        weight = model.get_submodule(name).weight.detach().numpy()
+        assert any(np.array_equal(weight, array) for array in held if array.shape == weight.shape)
+    inputs = inputs_of(NAME, 9, seed=3)
+    with torch.no_grad():
+        wanted = surgery.call(model.eval(), tensors(inputs))["output"].numpy()
+    for runtime in (onnxruntime, openvino):
+        assert relative_error(runtime.open_file(path, TARGET)(inputs)["output"], wanted) < 1e-5
+
+
+def opened_weights(path: Path) -> list[np.ndarray]:
+    """What ONNX Runtime holds when it has computed all constants, before it fuses operators."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path.with_suffix(".opened.onnx"))
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(options.optimized_model_filepath).graph
+    assert not {"Div", "Mod", "Cast"} & {node.op_type for node in graph.node}
+    return [numpy_helper.to_array(tensor) for tensor in graph.initializer]
 
 
 @pytest.mark.parametrize("opset", [12, 13])

@@ -28,8 +28,9 @@ class Stored:
 def stored_weights(model: nn.Module) -> dict[str, Stored]:
     """The weights that carry a parametrization (a quantizer, a codebook, a mask), by layer.
 
-    Bits are those of the quantizer's levels; of another parametrization, enough to tell the distinct values of its
-    fullest output channel apart, where these are at most 256, and those of the tensor's type where they are more.
+    Bits are those of the quantizer's levels, or what a parametrization says (``bits``); of others, enough to tell the
+    distinct values of the fullest output channel apart, where these are at most 256, and those of the tensor's type
+    where they are more.
     """
     return dict(_found(model))
 
@@ -51,6 +52,9 @@ def _bits(layer: nn.Module, weight: Tensor) -> float:
     quantizer, own = weight_quantizer(layer), 8 * weight.element_size()
     if quantizer is not None:
         return math.ceil(math.log2(quantizer.qmax - quantizer.qmin + 1))
+    said = [link.bits for link in layer.parametrizations["weight"] if hasattr(link, "bits")]  # type: ignore[index]
+    if said:
+        return min(said)
     if weight.is_meta:
         return own
     distinct = max((len(channel.unique()) for channel in weight), default=0)

@@ -20,6 +20,7 @@ LAYERS = frozenset(
 _KIND = onnx.TensorProto
 _BITS: dict[int, int] = {
     **{_KIND.INT4: 4, _KIND.UINT4: 4, _KIND.INT8: 8, _KIND.UINT8: 8},
+    **{_KIND.FLOAT8E4M3FN: 8, _KIND.FLOAT8E5M2: 8},
     **{_KIND.FLOAT16: 16, _KIND.BFLOAT16: 16, _KIND.FLOAT: 32},
 }
 

@@ -18,7 +18,16 @@ from torch.fx import GraphModule, Node
 from laconic.core import Array, Arrays, Facts, Target, Traits
 from laconic.errors import DeployError
 from laconic.runtime.export import torch_quiet
-from laconic.runtime.integers import Names, kept_as_floats, lowered, new_constant, optional, silent, value_of
+from laconic.runtime.integers import (
+    Names,
+    keep_dimensions,
+    kept_as_floats,
+    lowered,
+    new_constant,
+    optional,
+    silent,
+    value_of,
+)
 from laconic.runtime.session import Session
 
 SUFFIX = ".pte"
@@ -40,7 +49,7 @@ def write(module: GraphModule, args: tuple[Tensor, ...], names: Names, path: Pat
     """Write a graph that :func:`lowered` gave, or one that PT2E's own quantizers made of a model."""
     partitioner = optional("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
     exir = optional("executorch.exir", "executorch")
-    _keep_dimensions(module)
+    keep_dimensions(module)
     _free_weights(module)
     with silent(), torch_quiet("write the model for ExecuTorch"):
         program = torch.export.export(module, args)
@@ -51,25 +60,6 @@ def write(module: GraphModule, args: tuple[Tensor, ...], names: Names, path: Pat
     path.write_bytes(made.buffer)
     names.append_to(path)
     return {"operators": operators, "batch": names.batch}
-
-
-def _keep_dimensions(module: GraphModule) -> None:
-    """XNNPACK takes a mean only if it keeps its dimensions: they are dropped behind it, and behind its quantizer."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.target is not torch.ops.aten.mean.dim or len(node.args) != 2 or node.kwargs:
-            continue
-        with graph.inserting_before(node):
-            mean = graph.call_function(torch.ops.aten.mean.dim, (*node.args, True))
-            for user in list(node.users):
-                if user.target is _PAIRS.quantize_per_tensor.default:
-                    codes = graph.call_function(_PAIRS.quantize_per_tensor.default, (mean, *user.args[1:]))
-                    mean = graph.call_function(_PAIRS.dequantize_per_tensor.default, (codes, *user.args[1:]))
-                    break
-            dropped = graph.call_function(torch.ops.aten.reshape.default, (mean, list(node.meta["val"].shape)))
-        node.replace_all_uses_with(dropped)
-        graph.erase_node(node)
-    module.recompile()
 
 
 def _free_weights(module: GraphModule) -> None:

@@ -172,6 +172,26 @@ def _simulated(graph: torch.fx.Graph, node: Node) -> Node:
         return graph.call_function(_ATEN.mul.Tensor, (graph.call_function(_ATEN.sub.Tensor, (levels, zero)), scale))
 
 
+def keep_dimensions(module: GraphModule) -> None:
+    """Means keep their dimensions, which are dropped behind them, and behind their quantizers: XNNPACK takes no others,
+    and LiteRT's converter (litert-torch 0.10) transposes all that others read."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is not _ATEN.mean.dim or len(node.args) != 2 or node.kwargs:
+            continue
+        with graph.inserting_before(node):
+            mean = graph.call_function(_ATEN.mean.dim, (*node.args, True))
+            for user in list(node.users):
+                if user.target is _PAIRS.quantize_per_tensor.default:
+                    codes = graph.call_function(_PAIRS.quantize_per_tensor.default, (mean, *user.args[1:]))
+                    mean = graph.call_function(_PAIRS.dequantize_per_tensor.default, (codes, *user.args[1:]))
+                    break
+            dropped = graph.call_function(_ATEN.reshape.default, (mean, list(node.meta["val"].shape)))
+        node.replace_all_uses_with(dropped)
+        graph.erase_node(node)
+    module.recompile()
+
+
 def _placeholders(module: GraphModule) -> list[Node]:
     return [n for n in module.graph.nodes if n.op == "placeholder"]
 

@@ -19,7 +19,7 @@ from laconic.core import Array, Arrays, Facts, Target, Traits
 from laconic.errors import DeployError
 from laconic.fake_quantize import attached
 from laconic.runtime.export import torch_quiet
-from laconic.runtime.integers import Names, kept_as_floats, lowered, optional, silent
+from laconic.runtime.integers import Names, keep_dimensions, kept_as_floats, lowered, optional, silent
 from laconic.runtime.session import Session
 
 SUFFIX = ".tflite"
@@ -45,6 +45,7 @@ def write(module: GraphModule, args: tuple[Tensor, ...], names: Names, path: Pat
     """Write a graph that :func:`lowered` gave, or one that PT2E's own quantizers made of a model."""
     converter = optional("litert_torch", "litert")
     file = optional("laconic.runtime.tflite_file", "litert")
+    keep_dimensions(module)
     with silent(), torch_quiet("write the model for LiteRT"):
         content = converter.convert(module, args, quant_config=_static() if integers else None).model_content()
     path.write_bytes(file.finished(content))

@@ -92,18 +92,17 @@ def is_placeholder(node: ir.Node | None) -> bool:
 
 def store(model: ir.Model) -> list[Facts]:
     """Replace every placeholder in ``model``, in place, and say what is stored, for the facts of the file: the ``kind``
-    of layer, the ``bits`` of the codes, the ``stored_bits``, the ``group`` (0: an output), how many ``layers``, and
-    what they are ``computed`` in."""
+    of layer, the ``bits`` of the codes, the ``group`` (0: an output), how many ``layers``, and what they are
+    ``computed`` in."""
     rows = []
     for node in [node for node in model.graph if is_placeholder(node)]:
         found, products = Rounded.of(node), _products(node)
         if products:
-            stored = next(width for width in (2, 4, 8) if found.bits <= width)
-            _as_products(model, products, found, stored)
+            _as_products(model, products, found, next(width for width in (2, 4, 8) if found.bits <= width))
         else:
-            stored = _as_float(model, node, found)
+            _as_float(model, node, found)
         kind = "linear" if products else "other"
-        rows.append({"kind": kind, "bits": found.bits, "stored_bits": stored, "group": found.group, "layers": 1})
+        rows.append({"kind": kind, "bits": found.bits, "group": found.group, "layers": 1})
     return summed([{**row, "computed": _COMPUTED[str(row["kind"])]} for row in rows])
 
 
@@ -180,15 +179,15 @@ def _as_products(model: ir.Model, products: list[ir.Node], found: Rounded, bits:
     model.opset_imports[RUNTIME_DOMAIN] = 1
 
 
-def _as_float(model: ir.Model, node: ir.Node, found: Rounded) -> int:
-    """A weight that becomes float32 when the file is opened; how many bits it is stored in."""
+def _as_float(model: ir.Model, node: ir.Node, found: Rounded) -> None:
+    """A weight that becomes float32 when the file is opened."""
     codes, n = found.codes, len(found.codes)
     rest, grouped = 0, found.scale.shape[1] > 1
     if grouped:  # only of a matrix: the last group is filled up
         rest = found.scale.shape[1] * found.group - codes.shape[1]
         codes = np.pad(codes, ((0, 0), (0, rest))).reshape(n, -1, found.group)
     scale = found.scale[..., None] if grouped else found.scale.reshape(-1, *[1] * (codes.ndim - 1))
-    nodes, widened, stored = stored_codes(model, codes, f"{found.name}.codes", ir.DataType.FLOAT)
+    nodes, widened = stored_codes(model, codes, f"{found.name}.codes", ir.DataType.FLOAT)
     more, scales = stored_scale(model.graph, scale, f"{found.name}.scale")
     nodes += [*more, ir.node("Mul", [widened, scales], name=_HELPER)]
     if grouped:
@@ -202,21 +201,20 @@ def _as_float(model: ir.Model, node: ir.Node, found: Rounded) -> int:
         nodes.append(ir.node("Slice", [nodes[-1].outputs[0], *ends], name=_HELPER))
     model.graph.insert_before(node, nodes)
     ir.convenience.replace_all_uses_with(node.outputs[0], nodes[-1].outputs[0])
-    return stored
 
 
-def stored_codes(model: ir.Model, codes: Array, name: str, to: ir.DataType) -> tuple[list[ir.Node], ir.Value, int]:
-    """Codes as a constant, in 4 bits where they fit, and widened ``to`` another type by a Cast: the nodes, the value
-    that they give, and the bits stored."""
+def stored_codes(model: ir.Model, codes: Array, name: str, to: ir.DataType) -> tuple[list[ir.Node], ir.Value]:
+    """Codes as a constant, in 4 bits where they fit, and widened ``to`` another type by a Cast: the nodes, and the
+    value that they give. Codes of 2, 3, 5 and 6 bits are packed afterwards (:mod:`.onnx_codes`)."""
     opset = model.opset_imports[""]
     short = codes.min(initial=0) >= -8 and codes.max(initial=0) < 8 and opset >= _INT4_OPSET - 1
     if short:  # the newer opset differs from the one before in its types alone
         model.opset_imports[""] = max(opset, _INT4_OPSET)
     stored = constant(model.graph, name, codes.astype(ml_dtypes.int4 if short else np.int8))
     if not short and to == ir.DataType.INT8:
-        return [], stored, 8
+        return [], stored
     widen = ir.node("Cast", [stored], attributes={"to": to}, name=_HELPER)
-    return [widen], widen.outputs[0], 4 if short else 8
+    return [widen], widen.outputs[0]
 
 
 def stored_scale(graph: ir.Graph, scale: Array, name: str) -> tuple[list[ir.Node], ir.Value]:

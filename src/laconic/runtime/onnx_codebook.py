@@ -5,6 +5,8 @@ Whichever step gave a weight few values (k-means, product quantization, ternary 
 in the weight itself: single numbers of which a layer has at most 256, or each output channel has, or sub-vectors.
 What is decoded is what was there, to the bit.
 
+A weight that a shorter float holds exactly is stored in that, where it takes fewer bytes (:mod:`.onnx_floats`).
+
 Codes below K are digits of numbers to the base K, as many as fit 16 bits: 1 bit each for K = 2, 1.6 for 3, 2 for 4, 4
 for 16, 5.3 for 32. (Not 32 bits: OpenVINO 2026.4 takes them for signed.) In the graph Cast, Div and Mod take the digits
 apart, Gather looks them up, Reshape gives the weight's shape. All of it is constant, so ONNX Runtime and OpenVINO
@@ -27,7 +29,9 @@ import torch
 from torch import Tensor
 
 from laconic.core import Array
-from laconic.runtime.onnx_graph import initializer
+from laconic.runtime import onnx_floats
+from laconic.runtime.onnx_floats import ShortFloat, shortest
+from laconic.runtime.onnx_graph import constant_of, initializer
 
 _DOMAIN, _NAME = "laconic", "Weight"
 _LEAST_OPSET = 13
@@ -49,8 +53,11 @@ def place(graph: ir.Graph, node: ir.Node, transposed: bool) -> None:
     """The same for a ``node`` that is not exported: its weight, (in, out) if ``transposed``, gets a placeholder."""
     weight = node.inputs[1]
     assert weight is not None
-    turn = [ir.node("Transpose", [weight], attributes={"perm": [1, 0]})] if transposed else []
-    chain = [*turn, ir.node(_NAME, [turn[0].outputs[0] if turn else weight], domain=_DOMAIN)]
+    if transposed:  # channels first, as every step has them
+        held = constant_of(weight)
+        assert held is not None
+        weight = initializer(graph, str(weight.name), held.T)
+    chain = [ir.node(_NAME, [weight], domain=_DOMAIN)]
     if transposed:
         chain.append(ir.node("Transpose", [chain[-1].outputs[0]], attributes={"perm": [1, 0]}))
     graph.insert_before(node, chain)
@@ -121,9 +128,10 @@ class Form:
 
 
 def store(model: ir.Model) -> dict[str, float]:
-    """Replace every placeholder in ``model``, in place: by codes and a codebook where that is smaller, else by the
-    weight as it is. Returns the bits per weight of those stored as codes, codebook included, by the weights' names."""
-    writer, stored = _Writer(model.graph), {}
+    """Replace every placeholder in ``model``, in place: by codes and a codebook, or by a shorter float, where that is
+    smaller, else by the weight as it is. Returns the bits per weight of those with a codebook, this included, by the
+    weights' names."""
+    writer, stored = _Writer(model), {}
     nodes: dict[ir.Value, list[ir.Node]] = {}  # a layer that is called again has a placeholder for each call
     for node in _placeholders(model):
         assert node.inputs[0] is not None
@@ -135,6 +143,7 @@ def store(model: ir.Model) -> dict[str, float]:
         if form is not None and array is not None:
             del model.graph.initializers[name]
             result = writer.decoded(hiding[0], form, array.shape, name)
+        if isinstance(form, Form) and array is not None:
             stored[name] = round(8 * form.size_bytes / array.size, 3)
         for node in scaled:
             node.name, node.outputs[0].name = "", writer.name()
@@ -161,15 +170,22 @@ def digits(base: int, end: int = 2**16) -> int:
     return max(count for count in range(1, end.bit_length()) if base**count <= end)
 
 
-def smallest(weight: Array) -> Form | None:
+def smallest(weight: Array) -> Form | ShortFloat | None:
     """The form in which a float32 weight takes the fewest bytes, or None if that is the weight itself."""
+    short, shared = shortest(weight), _smallest_shared(weight)
+    most = weight.nbytes if short is None else min(weight.nbytes, short.size_bytes)
+    if shared is not None and shared.size_bytes + _NODES_BYTES < most:
+        return shared
+    return short if short is not None and short.size_bytes < weight.nbytes else None
+
+
+def _smallest_shared(weight: Array) -> Form | None:
+    """The codes and the codebook that take the fewest bytes, if the weight has so few values."""
     if weight.dtype != np.float32 or weight.size == 0 or not np.isfinite(weight).all():
         return None
     lengths = [d for d in range(2, _LONGEST + 1) if weight[0].size % d == 0]
     found = [_single(weight), _by_channel(weight), *(_vectors(weight, d) for d in lengths)]
-    forms = [form for form in found if form is not None]
-    best = min(forms, key=lambda form: form.size_bytes, default=None)
-    return best if best is not None and best.size_bytes + _NODES_BYTES < weight.nbytes else None
+    return min((form for form in found if form is not None), key=lambda form: form.size_bytes, default=None)
 
 
 def _single(weight: Array) -> Form | None:
@@ -203,13 +219,23 @@ def _vectors(weight: Array, length: int) -> Form | None:
 class _Writer:
     """Writes the nodes that decode; equal constants are written once, names are short."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
+    def __init__(self, model: ir.Model) -> None:
+        graph = self.graph = model.graph
+        self.opset = model.opset_imports[""]
         self.constants: dict[tuple[int, ...], ir.Value] = {}
         self.taken = {str(value.name) for node in graph for value in node.outputs} | set(graph.initializers)
 
-    def decoded(self, before: ir.Node, form: Form, shape: tuple[int, ...], name: str) -> ir.Value:
+    def decoded(self, before: ir.Node, form: Form | ShortFloat, shape: tuple[int, ...], name: str) -> ir.Value:
         """The weight, decoded by nodes in front of ``before``."""
+        if isinstance(form, Form):
+            return self._looked_up(before, form, shape, name)
+        nodes = onnx_floats.decoded(self.graph, form, name, self.opset)
+        self.graph.insert_before(before, nodes)
+        for node in nodes:
+            node.name, node.outputs[0].name = "", self.name()
+        return nodes[-1].outputs[0]
+
+    def _looked_up(self, before: ir.Node, form: Form, shape: tuple[int, ...], name: str) -> ir.Value:
         base, count = form.entries, digits(form.entries)
         padding = -form.codes.size % count
         codes = np.pad(form.codes.ravel(), (0, padding)).reshape(-1, count)

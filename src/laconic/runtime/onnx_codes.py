@@ -1,12 +1,12 @@
 """Integer weights of 2 to 6 bits: packed in the file, made int8 again when a runtime opens it, computed by the same
-integer kernels.
+kernels.
 
-ONNX has tensors of 4 bits (opset 21) and of 2 (opset 25), and nothing between. Here the codes of a b-bit weight,
--q .. q with q = 2^(b-1) - 1, are digits to the base 2 q + 1, as many as fit a number of 16 or of 31 bits, whichever
-wastes less. In the graph Cast, Div, Mod and Sub take the digits of all layers of a width apart, Split and Reshape give
-each layer its codes. All of it is constant: ONNX Runtime and OpenVINO compute it once, while they open the file, and
-run the graph that they would have made of int8 codes. (OpenVINO 2026.4 narrows int64 to int32, so no longer numbers.)
-7 bits would gain nothing: four digits to the base 127 fill 28 bits of 32.
+ONNX has tensors of 4 bits (opset 21) and of 2 (opset 25; OpenVINO 2026.4 does not read them), and nothing between. Here
+the codes of a b-bit weight are digits to the base 2^b, or 2^b - 1 where the lowest code, -2^(b-1), does not occur; as
+many as fit a number of 16 or of 31 bits, whichever wastes less. In the graph Cast, Div, Mod and Sub take the digits of
+all layers of a width apart, Split and Reshape give each layer its codes. All of it is constant: ONNX Runtime and
+OpenVINO compute it once, while they open the file, and run the graph that they would have made of int8 codes. (OpenVINO
+narrows int64 to int32, so no longer numbers.) 7 bits would gain nothing: four digits to the base 127 fill 28 of 32.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from laconic.runtime.onnx_codebook import digits
 
 _NUMBERS: dict[type[np.unsignedinteger | np.signedinteger], int] = {np.uint16: 2**16, np.int32: 2**31}
 """The numbers that hold digits, and the end of their range; OpenVINO takes uint32 for signed."""
-_REACHES = {bits: 2 ** (bits - 1) - 1 for bits in range(2, 7)}
+_PACKED = range(2, 7)
+_BITS = {ir.DataType.INT8: 8, ir.DataType.INT4: 4}
 _LEAST_OPSET = 13
 _NODES_BYTES, _LAYER_BYTES = 380, 64  # what the nodes that decode, and a layer's own, weigh themselves, about
 _MOST_TOGETHER = 2**22  # codes that are decoded at once: while a file is opened each takes a few times four bytes
 
 
-def _form(bits: int) -> tuple[type[np.unsignedinteger | np.signedinteger], int]:
-    """The kind of number that holds most digits per bit for codes of ``bits`` bits, and how many one holds."""
-    base = 2 * _REACHES[bits] + 1
+def _form(base: int) -> tuple[type[np.unsignedinteger | np.signedinteger], int]:
+    """The kind of number that holds most digits to ``base`` per bit, and how many one holds."""
     kind = max(_NUMBERS, key=lambda kind: digits(base, _NUMBERS[kind]) / np.dtype(kind).itemsize)
     return kind, digits(base, _NUMBERS[kind])
 
 
-def _stored_bits(bits: int) -> float:
-    kind, count = _form(bits)
+def _stored_bits(base: int) -> float:
+    kind, count = _form(base)
     return 8 * np.dtype(kind).itemsize / count
 
 
-WIDTHS = {bits: Width(_stored_bits(bits), _LAYER_BYTES, _NODES_BYTES) for bits in _REACHES} | {8: Width(8.0)}
-"""What weights take in the file, by the bits of their codes; 7 bits gain nothing."""
+WIDTHS = {b: Width(_stored_bits(2**b - 1), _LAYER_BYTES, _NODES_BYTES) for b in _PACKED} | {8: Width(8.0)}
+"""What weights with symmetric codes take in the file, by the bits of these; 7 bits gain nothing."""
 
 
 def store(model: ir.Model) -> dict[str, float]:
-    """Pack the int8 weights of ``model`` whose codes are narrow, in place, where that makes the file smaller. Returns
-    the bits that a code takes, by the names of what is stored."""
+    """Pack the int8 and int4 weights of ``model`` whose codes are narrower, in place, where that makes the file
+    smaller. Returns the bits that a code takes, by the names of what is stored."""
     graph, stored = model.graph, dict[str, float]()
     if model.opset_imports[""] < _LEAST_OPSET:
         return {}
@@ -54,28 +54,41 @@ def store(model: ir.Model) -> dict[str, float]:
     fresh = (name for name in names if name not in taken)
     widths: dict[int, list[ir.Value]] = {}
     for value in graph.initializers.values():
-        bits = _width(value)
-        if bits is not None:
+        if _holds_codes(value) and (bits := _bits(value)) in _PACKED and _saved([value]) > _LAYER_BYTES:
             widths.setdefault(bits, []).append(value)
-    for bits, values in sorted(widths.items()):
+    for _, values in sorted(widths.items()):
         for together in _chunks(values):
-            size = sum(_array(value).size for value in together)
-            saved = size * (1 - WIDTHS[bits].bits / 8)
-            if saved > _NODES_BYTES + _LAYER_BYTES * len(together):
-                stored[_pack(graph, together, bits, fresh)] = round(WIDTHS[bits].bits, 3)
+            if _saved(together) > _NODES_BYTES + _LAYER_BYTES * len(together):
+                base = _base(together)
+                stored[_pack(graph, together, base, fresh)] = round(_stored_bits(base), 3)
     return stored
 
 
-def _width(value: ir.Value) -> int | None:
-    """The least bits that hold a weight's codes, if they are fewer than 7 and packing them pays at all."""
-    if value.const_value is None or value.const_value.dtype != ir.DataType.INT8:
-        return None
-    if any(use.node.op_type != "DequantizeLinear" or use.idx != 0 for use in value.uses()):
-        return None
-    codes = _array(value)
-    highest = int(np.abs(codes.astype(np.int16)).max(initial=0))
-    bits = next((bits for bits, reach in _REACHES.items() if highest <= reach), None)
-    return bits if bits is not None and codes.size * (1 - WIDTHS[bits].bits / 8) > _LAYER_BYTES else None
+def _holds_codes(value: ir.Value) -> bool:
+    """Whether a constant holds int8 or int4 codes that are dequantized, or widened, and nothing else."""
+    if value.const_value is None or value.const_value.dtype not in _BITS:
+        return False
+    readers = {(use.node.op_type, use.idx) for use in value.uses()}
+    whole = value.const_value.dtype == ir.DataType.INT8  # what becomes int8 may be widened, not dequantized
+    return bool(readers) and readers <= {("Cast", 0), *([("DequantizeLinear", 0)] if whole else [])}
+
+
+def _bits(value: ir.Value) -> int:
+    """The least bits of two's complement that hold a constant's codes."""
+    codes = _array(value).astype(np.int16)
+    return int(np.maximum(codes, ~codes).max(initial=0)).bit_length() + 1
+
+
+def _base(values: Sequence[ir.Value]) -> int:
+    """How many different codes of their bits these constants have: one fewer where the lowest does not occur."""
+    levels = 2 ** max(map(_bits, values))
+    return levels - int(all((_array(value).astype(np.int16) > -levels // 2).all() for value in values))
+
+
+def _saved(values: Sequence[ir.Value]) -> float:
+    """By how many bytes these constants shrink when they are packed together."""
+    bits = _stored_bits(_base(values))
+    return sum(_array(v).size * (_BITS[v.const_value.dtype] - bits) / 8 for v in values if v.const_value is not None)
 
 
 def _chunks(values: Sequence[ir.Value]) -> Iterator[list[ir.Value]]:
@@ -90,12 +103,12 @@ def _chunks(values: Sequence[ir.Value]) -> Iterator[list[ir.Value]]:
         yield chunk
 
 
-def _pack(graph: ir.Graph, values: Sequence[ir.Value], bits: int, fresh: Iterator[str]) -> str:
+def _pack(graph: ir.Graph, values: Sequence[ir.Value], base: int, fresh: Iterator[str]) -> str:
     """Replace ``values`` by one constant and the nodes that decode it; the constant's name."""
-    (kind, count), reach = _form(bits), _REACHES[bits]
-    codes = np.concatenate([_array(value).ravel() for value in values]).astype(np.int64) + reach
+    (kind, count), lowest = _form(base), -(base // 2)
+    codes = np.concatenate([_array(value).ravel() for value in values]).astype(np.int64) - lowest
     padding = -codes.size % count
-    powers = (2 * reach + 1) ** np.arange(count)
+    powers = base ** np.arange(count)
     numbers = (np.pad(codes, (0, padding)).reshape(-1, count) @ powers).astype(kind)[:, None]
     made: list[ir.Node] = []
 
@@ -113,8 +126,8 @@ def _pack(graph: ir.Graph, values: Sequence[ir.Value], bits: int, fresh: Iterato
     if kind is not np.int32:
         (value,) = node("Cast", value, to=int(ir.DataType.INT32))
     (value,) = node("Div", value, constant(powers.astype(np.int32)))
-    (value,) = node("Mod", value, constant(np.array(2 * reach + 1, np.int32)))
-    (value,) = node("Sub", value, constant(np.array(reach, np.int32)))
+    (value,) = node("Mod", value, constant(np.array(base, np.int32)))
+    (value,) = node("Sub", value, constant(np.array(-lowest, np.int32)))
     (value,) = node("Cast", value, to=int(ir.DataType.INT8))
     (value,) = node("Reshape", value, constant(np.array([-1])))
     sizes = [_array(value).size for value in values] + [padding] * bool(padding)

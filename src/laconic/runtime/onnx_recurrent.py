@@ -1,7 +1,7 @@
 """LSTMs whose weights are rounded, as ONNX Runtime's DynamicQuantizeLSTM (domain ``com.microsoft``).
 
 Its kernel multiplies the codes: 8 bits, signed, a scale per row. It rounds what it reads to 8 bits while it runs, as
-MatMulNBits does (:mod:`.onnx_blocks`). Codes of 4 bits and fewer are stored in 4 and widened when the file is opened.
+MatMulNBits does (:mod:`.onnx_blocks`). Codes of fewer bits are stored in these and widened when the file is opened.
 OpenVINO has no such node, and nobody one for a GRU: there weights are stored short, and computed in float32.
 
 The exporter brings torch's gates into ONNX's order by slices of the weight; what they do to its rows is done here to
@@ -35,9 +35,9 @@ def store(model: ir.Model) -> list[Facts]:
         found = {p: Rounded.of(p) for p in sources if p is not None and onnx_blocks.is_placeholder(p)}
         if len(found) < len(sources) or any(one.scale.shape[1] > 1 for one in found.values()):
             continue
-        stored = _replace(model, node, found)
+        _replace(model, node, found)
         bits = max(one.bits for one in found.values())
-        rows.append({"kind": "recurrent", "bits": bits, "stored_bits": stored, "group": 0, "layers": len(found)})
+        rows.append({"kind": "recurrent", "bits": bits, "group": 0, "layers": len(found)})
     _drop_unread(model.graph)
     return onnx_blocks.summed([{**row, "computed": _COMPUTED} for row in rows])
 
@@ -67,20 +67,19 @@ def _rows(value: ir.Value | None, of: Callable[[ir.Node], Array]) -> Array:
     return rows[first:last]
 
 
-def _replace(model: ir.Model, node: ir.Node, found: dict[ir.Node, Rounded]) -> int:
-    """The integer LSTM in the place of ``node``; how many bits its weights are stored in."""
-    graph, weights, scales, most = model.graph, [], [], 0
+def _replace(model: ir.Model, node: ir.Node, found: dict[ir.Node, Rounded]) -> None:
+    """The integer LSTM in the place of ``node``."""
+    graph, weights, scales = model.graph, [], []
     for value in node.inputs[1:3]:
         name = next(found[p].name for p in _sources(value) if p in found)
         codes = _rows(value, lambda p: found[p].codes).swapaxes(1, 2)  # directions, inputs, gates
         scale = _rows(value, lambda p: found[p].scale)[..., 0]  # directions, gates
-        nodes, widened, bits = onnx_blocks.stored_codes(model, codes, f"{name}.codes", ir.DataType.INT8)
+        nodes, widened = onnx_blocks.stored_codes(model, codes, f"{name}.codes", ir.DataType.INT8)
         more, scale_value = onnx_blocks.stored_scale(graph, scale, f"{name}.scale")
         zero = onnx_blocks.constant(graph, f"{name}.zero", np.zeros(scale.shape, np.int8))
         graph.insert_before(node, [*nodes, *more])
         weights.append(widened)
         scales += [scale_value, zero]
-        most = max(most, bits)
     rest = [*node.inputs[3:], *[None] * (_INPUTS - len(node.inputs))]
     inputs = [node.inputs[0], *weights, *rest, *scales]
     attributes = [attribute for name, attribute in node.attributes.items() if name != "layout"]
@@ -91,7 +90,6 @@ def _replace(model: ir.Model, node: ir.Node, found: dict[ir.Node, Rounded]) -> i
         out.shape, out.type, out.name = old.shape, old.type, old.name
     ir.convenience.replace_nodes_and_values(graph, node, [node], [made], node.outputs, made.outputs)
     model.opset_imports[onnx_blocks.RUNTIME_DOMAIN] = 1
-    return most
 
 
 def _drop_unread(graph: ir.Graph) -> None:

@@ -18,6 +18,7 @@ from laconic.steps.prune.weights import PruneWeights
 from laconic.steps.quantize.adaround import AdaRound
 from laconic.steps.quantize.binary import Binary
 from laconic.steps.quantize.cast import Cast
+from laconic.steps.quantize.cast_weights import CastWeights
 from laconic.steps.quantize.equalize import Equalize
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.lsq import LSQ
@@ -57,4 +58,5 @@ STEPS: dict[str, type[Step]] = {
     "Cluster": Cluster,
     "ProductQuantize": ProductQuantize,
     "Cast": Cast,
+    "CastWeights": CastWeights,
 }
