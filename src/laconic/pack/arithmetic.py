@@ -169,7 +169,7 @@ def decoder(content: bytes) -> Coder:
     """A coder that reads ``content``, and zeros behind its end."""
     first = int.from_bytes(content[:4].ljust(4, b"\0"), "big")
     state = np.array([0, 0xFFFFFFFF, first, 4, len(content), DECODE, 0], np.int64)
-    return Coder(state, np.frombuffer(content, np.uint8))
+    return Coder(state, np.frombuffer(bytearray(content), np.uint8))  # of the type that the encoder has
 
 
 def learner() -> Coder:
