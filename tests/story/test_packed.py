@@ -119,6 +119,5 @@ def test_a_file_that_does_not_say_what_it_takes(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not say how large its input x is"), packed.opened(path):
         pass
     path.write_bytes(container.pack(b"flat", ".tflite").content)
-    with pytest.raises(ModelError, match=r"only packed ONNX files say what they take: got a \.tflite file"):
-        with packed.opened(path):
-            pass
+    with pytest.raises(ModelError, match=r"only packed ONNX files say .* got a \.tflite"), packed.opened(path):
+        pass

@@ -5,19 +5,22 @@ Rate-distortion-optimised quantization, as for DeepCABAC (Wiedemann et al. 2019,
     sum_i F_i (w_i - q_i)^2 / 2 + lambda bits(q_i)
 
 Here F is the Fisher information in its Kronecker-factored form (Martens and Grosse 2015, arXiv 1503.05671; for
-convolutions Grosse and Martens 2016, arXiv 1602.01407), F = G (x) X X^T, with X what the layer reads and G, of which the
-diagonal is taken, what the network's own predictions say of the layer's outputs: labels are drawn from them, so none are
-needed. The sum is then the divergence in nats, KL(before || after), to second order. An error is passed on to the weights
-that are still to be rounded, as in GPTQ (:mod:`.gptq`): with U the upper Cholesky factor of (X X^T)^-1, for the columns
-j of W in turn
+convolutions Grosse and Martens 2016, arXiv 1602.01407), F = G (x) X X^T: X is what the layer reads, and G, of which the
+diagonal is taken, what the network's own predictions say of the layer's outputs. Labels are drawn from them, so none
+are needed. To second order the sum is then the divergence KL(before || after) in nats. An error is passed on to the
+weights that are still to be rounded, as in GPTQ (:mod:`.gptq`): with U the upper Cholesky factor of (X X^T)^-1, for the
+columns j of W in turn
 
-    q_j = argmin_q  G e^2 / 2 + lambda bits(q),  e = (w_j - q) / U_jj,  w_k -= e U_jk for k > j
+    q_j = argmin_q  F_j (w_j - q)^2 / 2 + lambda bits(q),  e = (w_j - q_j) / U_jj,  w_k -= e U_jk for k > j
+
+with the diagonal of F. (With what is left of an error when those behind have made up for it, G e^2, first weights are
+given up for nothing, and the last ones would have to be larger than any level.)
 
 ``bits`` is -log2 of the share that a level has among the layer's codes, which are therefore chosen several times; the
-context-adaptive coder of ``.lac`` files comes a few percent below it. The scales stay: put a quantizer of more bits than
-are wanted before this step. The biases are corrected behind it (:mod:`.bias_correction`).
+context-adaptive coder of ``.lac`` files comes a few percent below it. The scales stay: put a quantizer of one or two
+bits more than are wanted before this step. The biases are corrected behind it (:mod:`.bias_correction`).
 
-Cost: a run forwards and backwards of the network on the calibration samples, and that of GPTQ, once for each of 3 rounds.
+Cost: the calibration samples forwards and backwards through the network, and three times what GPTQ costs.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ class RateDistortion:
     """Choose the codes of quantized weights by error and bits. ``nats_per_megabit``: how far the predictions may move,
     as KL divergence per sample, for a million bits less; 0 counts the error alone."""
 
-    nats_per_megabit: float = 0.01
+    nats_per_megabit: float = 0.3
 
     version: ClassVar[int] = 1
 
@@ -98,10 +101,11 @@ def cheapest(
     diagonal[dead] = 1.0
     w = w.masked_fill(dead[:, None], 0.0)
     upper, _ = factor(h)
+    worth = cost[..., None] * h.diagonal(dim1=1, dim2=2)[:, None]  # g c k, bits for a squared error of a weight of 1
     s, z = scale.double(), zero_point.double()
     codes = torch.where(w == 0, z, (torch.round(w / s) + z).clamp(*limits))
     for _ in range(_ROUNDS):
-        codes = chosen(w, s, z, limits, upper, cost, _bits(codes, limits))
+        codes = chosen(w, s, z, limits, upper, worth, _bits(codes, limits))
     return codes.to(weight.dtype), _entropy(codes)
 
 
@@ -117,7 +121,7 @@ def _entropy(codes: Tensor) -> float:
 
 
 def chosen(
-    weight: Tensor, s: Tensor, z: Tensor, limits: tuple[int, int], upper: Tensor, cost: Tensor, bits: Tensor
+    weight: Tensor, s: Tensor, z: Tensor, limits: tuple[int, int], upper: Tensor, worth: Tensor, bits: Tensor
 ) -> Tensor:
     """One round: every column's codes, cheapest first of those near, and its error passed on."""
     w, kept = weight.clone(), weight != 0  # zero is what pruning left, and stays
@@ -132,8 +136,8 @@ def chosen(
             steps = torch.arange(_NEAR + 1, dtype=w.dtype)
             near = nearest[..., None] + inward[..., None] * torch.minimum(steps, (zero - nearest).abs()[..., None])
             tried = torch.cat([near, zero[..., None]], -1)  # g c n
-            e = (w[:, :, j, None] - (tried - zero[..., None]) * scale[..., None]) / root[..., None]
-            total = cost[..., None] * e.square() + bits[(tried - limits[0]).long()]
+            error = w[:, :, j, None] - (tried - zero[..., None]) * scale[..., None]
+            total = worth[:, :, j, None] * error.square() + bits[(tried - limits[0]).long()]
             best = total.argmin(-1, keepdim=True)
             code = torch.where(kept[:, :, j], tried.gather(-1, best)[..., 0], zero)
             codes[:, :, j] = code
@@ -145,10 +149,14 @@ def chosen(
 
 
 def sensitivities(model: nn.Module, names: list[str], task: Task, context: Context) -> dict[str, Tensor]:
-    """Of each layer's output channels (channels,) the mean over samples of (sum_t d log p(y | x) / d output_t)^2, t the
-    places of a map, whose errors are taken to be alike (they come from the same weights; sum_t of the squares, as if
-    they were independent, is 49 times too little where a mean over 7 x 7 places follows); y drawn from what the float network predicts: of classes where its first output is (n, classes),
-    else of a normal distribution around it with variance 1."""
+    """Of each layer's output channels (channels,) the mean over samples of (sum_t d log p(y | x) / d output_t)^2.
+
+    t are the places of a map, whose errors are taken to be alike: they come from the same weights. (As if they were
+    independent they would count 49 times too little where a mean over 7 x 7 places follows.) y is drawn from what the
+    float network predicts: of classes where its first output is (n, classes), else of a normal distribution around it
+    with variance 1. A channel counts half by itself and half as the mean of its layer: the few samples speak of few
+    classes, and those that they do not speak of would otherwise be given up.
+    """
     twin, inputs = rounding.float_network(model).eval(), calibration_inputs(task)
     count = len(next(iter(inputs.values())))
     generator = torch.Generator().manual_seed(context.seed)
@@ -183,7 +191,9 @@ def sensitivities(model: nn.Module, names: list[str], task: Task, context: Conte
     finally:
         for handle in handles:
             handle.remove()
-    return {name: found.get(name, torch.ones(len(twin.get_submodule(name).weight))) for name in names}
+    layers = surgery.weighted_layers(twin)
+    known = {name: found.get(name, torch.ones(len(layers[name].weight))) for name in names}
+    return {name: (each + each.mean()) / 2 for name, each in known.items()}
 
 
 def _log_likelihood(output: Tensor, generator: torch.Generator) -> Tensor:
