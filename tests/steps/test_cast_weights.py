@@ -155,7 +155,7 @@ def agrees(model: nn.Module, inputs: dict[str, np.ndarray], path: Path) -> None:
         assert relative_error(found, wanted.numpy()) < 1e-5
 
 
-def test_an_exported_file_has_no_batch_norm_and_a_quarter_of_the_bytes(tmp_path: Path) -> None:
+def test_an_exported_file_holds_them_and_no_batch_norm(tmp_path: Path) -> None:
     model, path = cast(network("residual"), precision="f8e4m3"), tmp_path / "f.onnx"
     agrees(model, inputs_of("residual", 6, seed=3), path)
     holds(path, model)

@@ -52,7 +52,7 @@ def _bits(layer: nn.Module, weight: Tensor) -> float:
     quantizer, own = weight_quantizer(layer), 8 * weight.element_size()
     if quantizer is not None:
         return math.ceil(math.log2(quantizer.qmax - quantizer.qmin + 1))
-    said = [link.bits for link in layer.parametrizations["weight"] if hasattr(link, "bits")]  # type: ignore[index]
+    said: list[float] = [link.bits for link in layer.parametrizations["weight"] if hasattr(link, "bits")]  # type: ignore[index]
     if said:
         return min(said)
     if weight.is_meta:

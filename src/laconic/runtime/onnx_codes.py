@@ -81,7 +81,7 @@ def _bits(value: ir.Value) -> int:
 
 def _base(values: Sequence[ir.Value]) -> int:
     """How many different codes of their bits these constants have: one fewer where the lowest does not occur."""
-    levels = 2 ** max(map(_bits, values))
+    levels = 1 << max(map(_bits, values))
     return levels - int(all((_array(value).astype(np.int16) > -levels // 2).all() for value in values))
 
 

@@ -6,10 +6,11 @@ f16 is IEEE 754's binary16 (5 bits of exponent, 10 of significand), bf16 is floa
 4 and 3 bits without infinities, the largest number 448; 5 and 2 bits, the largest 57344. Rounding is to the nearest,
 ties to even.
 
-Their 8-bit tensors carry a scale (section 3 there). Here each output channel has one, a power of two: the least that
-brings the largest weight within the format. A number w is s round(w / s), and as the relative step of a float is the
-same in every binade, other factors would gain nothing but the last of 16 (f8e4m3) or 32 binades; powers of two multiply
-without rounding, so the file holds the step's weights to the bit, whoever multiplies.
+Their 8-bit tensors carry a scale (section 3 there). Here each output channel has one, s, a power of two: the least for
+which the largest |w| / s is within the format, and w becomes s round(w / s). A float's relative step is the same in
+every binade, so any other factor would gain one of 15 (f8e4m3) or 30 (f8e5m2) binades at most, for the smallest
+weights; and powers of two multiply without rounding, so the file holds the step's weights to the bit, whoever
+multiplies.
 
 No data is read. In training the gradient goes straight through to the float32 weight behind; the scale follows it.
 """
