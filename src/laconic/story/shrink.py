@@ -17,8 +17,9 @@ from laconic.ledger import Ledger
 from laconic.pack import package
 from laconic.report import render
 from laconic.search.choose import Judge
-from laconic.search.policy import BudgetSpentError, Policy, Tools
+from laconic.search.policy import Policy
 from laconic.search.space import Space
+from laconic.search.tools import BudgetSpentError, Tools
 from laconic.steps import STEPS
 from laconic.story import dossier, preflight
 from laconic.story.certify import Verdict, candidates, certify, measured

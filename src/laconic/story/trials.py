@@ -15,7 +15,7 @@ from laconic.errors import TrialError
 from laconic.goal import Goal
 from laconic.ledger import Ledger
 from laconic.report.words import only_stored
-from laconic.search.policy import BudgetSpentError
+from laconic.search.tools import BudgetSpentError
 from laconic.story.evaluate import trial_key
 from laconic.story.reporter import Reporter
 from laconic.worker import InternalError, Worker
