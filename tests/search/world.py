@@ -147,7 +147,7 @@ class World:
             speed *= 1.5
         if self.early and drop > 3 * self.max_drop:
             return made(*recipe.steps, speedup=None, size=size, macs=macs, drop=None, rejected="its drop was clear")
-        p = min(1.0, 0.05 * 2 ** ((drop - self.max_drop) / 0.005))
+        p = min(1.0, 0.05 * 2 ** min(5.0, (drop - self.max_drop) / 0.005))
         return made(*recipe.steps, speedup=speed, size=size, macs=macs, drop=drop, bound=drop, p=p)
 
     def cost(self, recipe: Recipe, minimize: Literal["latency", "size", "macs"]) -> float:

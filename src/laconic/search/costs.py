@@ -64,9 +64,8 @@ class Costs:
 
     def _rest(self, stays: float) -> float:
         """Linear between the narrowest network known and the whole one, so that groups' parts of it add up."""
-        low = min(self.rest, default=0.0)
-        ends = self.rest.get(low, 0.0), self.rest.get(1.0, 0.0)
-        return ends[1] - (ends[1] - ends[0]) * (1 - stays) / (1 - low)
+        whole, low = self.rest.get(1.0, 0.0), min(self.rest, default=1.0)
+        return whole - (whole - self.rest[low]) * (1 - stays) / (1 - low) if low < 1 else whole
 
     def _weights(self) -> dict[str, float]:
         """Each group's share of all groups' values: channels times the places at which its layers run."""
@@ -148,8 +147,9 @@ def tabulated(
         return None
     curves = {}
     for layer in space.layers:
-        points = {layer.share(dict.fromkeys(space.groups, keep)): parts[keep][layer.name] for keep in sorted(parts)}
-        costs = np.maximum.accumulate(list(points.values()))  # less never costs more: that is noise
+        shares = {keep: layer.share(dict.fromkeys(space.groups, keep)) for keep in sorted(parts, reverse=True)}
+        points = {share: parts[keep][layer.name] for keep, share in shares.items()}
+        costs = np.minimum.accumulate(list(points.values()))  # less never costs more: that is noise
         curves[layer.name] = {0.0: 0.0, **dict(zip(points, map(float, costs), strict=True))}
     rest = {keep: sum(widths[keep].values()) - sum(part.values()) for keep, part in parts.items()}
     found = _as_counted(space)

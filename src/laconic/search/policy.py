@@ -31,7 +31,7 @@ from laconic.search.tools import Tail, Tools
 RANGES = ("mse", "percentile", "minmax")
 _NARROW = 4  # bits: what is tried in all layers before each is asked how few it bears
 _BISECTIONS = 4
-_EFFORTS = (1.0, 2.0, 4.0)
+EFFORTS = (1.0, 2.0, 4.0)
 _TRIALS_PER_BUDGET = 12
 _TRAINING_S = 30.0  # a trial's training where the budget is counted in trials
 _LONGEST_EPOCHS = 20.0
@@ -52,7 +52,7 @@ class Policy:
             return self._refine()
         made = (self.space, self.goal, self.judge, self.tools, self._try, self._epochs)
         structure, level = Structure(*made, tail=tails[0]), 1.0
-        for effort in _EFFORTS if self.space.trainable else _EFFORTS[:1]:
+        for effort in EFFORTS if self.space.trainable else EFFORTS[:1]:
             level = structure.descend(tails, level, effort)
             self._refine()
         return None

@@ -141,7 +141,9 @@ class Structure:
         leading, last = tails[:1], Allocation()
         while level >= _LEAST_COST and not missed:
             allocation = self._allocator.within(level)
-            found = self._holding(allocation, tails, effort) or self._in_the_other_order(allocation, leading, effort)
+            found = self._holding(allocation, tails, effort)
+            if leading[0] not in found:
+                found = self._in_the_other_order(allocation, leading, effort) + found
             if allocation is not None and found:
                 held, last, level, leading = level, allocation, level * stride, found[:1]
             else:
