@@ -337,12 +337,13 @@ def test_openvino(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("inline")
-def test_torch_has_no_integers_but_channels(tmp_path: Path) -> None:
+def test_torch_has_no_integers_but_structure(tmp_path: Path) -> None:
     out = tmp_path / "o"
     options = ["macs" if word == "size" else word for word in QUICK]
     said = laconic("shrink", shop("trained"), "--data", "digits", "--out", out, *options, "--target", "torch")
     assert said.code == 0, said.err
-    assert [step["step"] for step in said.json["best"]["recipe"]] == ["PruneChannels"]
+    assert {step["step"] for step in said.json["best"]["recipe"]} <= {"PruneChannels", "SpatiallySeparable", "LowRank"}
+    assert said.json["best"]["macs"] < said.json["baseline"]["macs"]
     assert said.json["best"]["macs"] < said.json["baseline"]["macs"]
     assert (out / "model.pt2").is_file()
     assert laconic("eval", out, "--data", "digits", "--json").json["n"] == 1310

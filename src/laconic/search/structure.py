@@ -125,10 +125,11 @@ class Structure:
 
     def _lost(self, allocation: Allocation) -> float:
         """What fails costs everything."""
-        damage = self._probe(allocation)
+        damage = self.probe(allocation)
         return 1.0 if damage is None else damage
 
-    def _probe(self, allocation: Allocation) -> float | None:
+    def probe(self, allocation: Allocation) -> float | None:
+        """The damage of a whole allocation, recovered; None where it fails."""
         return self.tools.probe(Recipe(self.steps(allocation)))
 
     # --------------------------------------------------------------------------------------------------------- descending
@@ -157,7 +158,7 @@ class Structure:
                 held, last = level, allocation
             else:
                 missed = level
-        for allocation in netadapt(last, self.costs, self.damage, self._probe, _SAVING * held):
+        for allocation in netadapt(last, self.costs, self.damage, self.probe, _SAVING * held):
             if not self._holding(allocation, leading, effort):
                 break
             held = self.costs.of(allocation)
