@@ -25,6 +25,8 @@ ALL = (
     "w4",
     "factorize",
     "criteria",
+    "netadapt",
+    "energy",
 )
 
 

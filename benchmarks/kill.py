@@ -25,8 +25,8 @@ from laconic.ledger import Ledger, read
 from laconic.pack import package
 from laconic.search.choose import Judge
 from laconic.search.policy import Policy
-from laconic.search.tools import BudgetSpentError, Tools
 from laconic.search.space import Space
+from laconic.search.tools import BudgetSpentError, Tools
 from laconic.steps import STEPS
 from laconic.story.certify import candidates, certify
 from laconic.story.reporter import Reporter

@@ -42,8 +42,8 @@ ENOUGH = 0.04
 
 
 class Network(NamedTuple):
-    """``saving``: of the original's cost in every cut; ``probed``: whether a cut is chosen by probes of the whole, or by
-    the damages of each alone, which is cheaper; ``scored``: at most so many samples of search choose among files;
+    """``saving``: of the original's cost in every cut; ``probed``: whether a cut is chosen by probes of the whole, or
+    by the damages of each alone, which is cheaper; ``scored``: at most so many samples of search choose among files;
     ``calibration``: so many recover them."""
 
     build: Callable[[], tuple[models.LoadedModel, Task]]
@@ -101,7 +101,7 @@ def main(folder: Path | None, words: tuple[str, ...] = ()) -> dict[str, Any]:
 class Bench:
     """One network on one runtime; ``known`` are its probes, which are the same on each."""
 
-    def __init__(  # noqa: PLR0913 - a network's parts
+    def __init__(
         self, loaded: models.LoadedModel, task: Task, runtime: str, network: Network, known: dict[str, Any], work: Path
     ) -> None:
         self.task, self.target, self.network, self.known = task, Target(runtime), network, known
@@ -160,10 +160,10 @@ class Bench:
         return np.asarray(measure.records(session, self.task.holdout, self.task.metric))
 
     def _ratio(self, baseline: Path, candidate: Path) -> JsonObject:
-        opened = (self.evaluator.runtime.open_file(path, self.target) for path in (baseline, candidate))
-        return peers.ratio(*opened, self.task.search.read([0]).inputs)
+        before, after = (self.evaluator.runtime.open_file(path, self.target) for path in (baseline, candidate))
+        return peers.ratio(before, after, self.task.search.read([0]).inputs)
 
-    # ------------------------------------------------------------------------------------------------- the search's tools
+    # ----------------------------------------------------------------------------------------------- the search's tools
 
     def _attempt(self, *steps: Any) -> Trial:
         return self._evaluate(Recipe(steps))

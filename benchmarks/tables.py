@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from benchmarks import records
 from benchmarks import tables_quantization as few_bits
+from benchmarks import tables_structure as structure
 from benchmarks.markdown import NOT_RUN, Row, measured_on, points_at_least, table
 from laconic.core import describe
 from laconic.report import words
@@ -176,6 +177,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantization": quantization,
     "factorize": factorize,
     "mixed": few_bits.mixed,
+    "netadapt": structure.netadapt,
+    "energy": structure.energy,
     "certificate": certificate,
     "reliability": reliability,
     "peers": few_bits.peers,

@@ -99,7 +99,9 @@ def test_no_allocation_within_the_cost_hurts_less(probes: dict[str, Any], target
     space = Space(dict.fromkeys(groups, 16), layers, True, ("f32",), True, 100)
     damage, costs = Damage(probes), counted(space, minimize)
     found = Allocator(costs, damage).within(target)
-    every = (Allocation(dict(zip(groups, n, strict=True))) for n in itertools.product(range(len(KEEPS)), repeat=len(groups)))
+    every = (
+        Allocation(dict(zip(groups, n, strict=True))) for n in itertools.product(range(len(KEEPS)), repeat=len(groups))
+    )
     within = [damage.of(allocation) for allocation in every if costs.of(allocation) <= target]
     if found is None:
         assert not within

@@ -9,7 +9,7 @@ import pytest
 from laconic.search.allocate import Damage
 from laconic.search.costs import counted, tabulated
 from laconic.search.netadapt import netadapt
-from laconic.search.space import FACTORED, KEEPS, Allocation, LayerCost, Space
+from laconic.search.space import KEEPS, Allocation, LayerCost, Space
 
 
 def space(*names: str, macs: float = 100.0) -> Space:

@@ -127,7 +127,10 @@ class World:
         costs = counted(self.space, "latency").curves
         keeps, forms = Allocation(self.notches(recipe)).keeps, self.forms(recipe)
         return {
-            layer.name: 1e-7 * costs[layer.name][1.0] * layer.share(keeps) * (1 - FACTORED[forms.get(layer.name, 0)])
+            layer.name: 1e-7
+            * costs[layer.name][1.0]
+            * layer.share(keeps)
+            * (1 - FACTORED[forms.get(layer.name, 0)])
             / (self.integer_speed if integer else 1.0)
             for layer in self.space.layers
         }

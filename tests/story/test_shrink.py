@@ -236,7 +236,9 @@ def test_a_recipe_of_channels_products_and_integers_is_applied(tmp_path: Path) -
     assert said.code == 0, said.err
     assert said.json["best"]["recipe"] == rows
     assert said.json["best"]["macs"] < 0.7 * said.json["baseline"]["macs"]
-    names = {name for name, macs, _ in json.loads((tmp_path / "o" / "manifest.json").read_text())["best"]["layers"] if macs}
+    names = {
+        name for name, macs, _ in json.loads((tmp_path / "o" / "manifest.json").read_text())["best"]["layers"] if macs
+    }
     assert {"conv2.vertical", "conv2.horizontal", "conv3", "fc"} <= names
 
 

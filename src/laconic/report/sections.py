@@ -260,7 +260,8 @@ def steps(dossier: JsonObject) -> list[JsonObject]:
 
 def after_steps(dossier: JsonObject) -> list[tuple[str, ...]]:
     """After each step of a recipe of several: its name, and score on search, file, MACs and speed as measured there."""
-    rows, names = [], [describe([row]) for row in dossier["recipe"]]
+    names = [describe([row]) for row in dossier["recipe"]]
+    rows: list[tuple[str, ...]] = []
     for name, part in zip(names, dossier["after_steps"], strict=False):  # of a single step nothing is told apart
         found = part["measurements"]
         score, speed = found.get("score"), found.get("speedup")

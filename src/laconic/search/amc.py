@@ -16,6 +16,7 @@ search does not use it; it is the control that needs no additivity.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,15 @@ def _walk(
         rest = dict.fromkeys(groups[i + 1 :], len(KEEPS) - 1)
         here, alone = costs.of(Allocation(notches)), costs.of(Allocation({group: len(KEEPS) - 1}))
         behind = here - costs.of(Allocation(notches | rest))
-        numbers = [i / len(groups), costs.space.groups[group] / widest, 1 - alone, 1 - here, behind, here - target, last]
+        numbers = [
+            i / len(groups),
+            costs.space.groups[group] / widest,
+            1 - alone,
+            1 - here,
+            behind,
+            here - target,
+            last,
+        ]
         state = np.array(numbers)
         wish = random.uniform() if sigma is None else _near(agent.action(state), sigma, random)
         notch = notch_of(wish)
@@ -135,7 +144,7 @@ class Net:
 
     def __init__(self, inputs: int, random: np.random.Generator) -> None:
         sizes = (inputs, _HIDDEN, _HIDDEN, 1)
-        self._weights = [random.normal(0, (2 / a) ** 0.5, (a + 1, b)) for a, b in zip(sizes, sizes[1:], strict=False)]
+        self._weights = [random.normal(0, (2 / a) ** 0.5, (a + 1, b)) for a, b in itertools.pairwise(sizes)]
         self._weights[-1] *= 0.01
         self._moments = [(np.zeros_like(w), np.zeros_like(w)) for w in self._weights]
         self._seen: list[Array] = []
@@ -166,11 +175,11 @@ class Net:
     def step(self, gradient: Array, lr: float, beta: tuple[float, float] = (0.9, 0.999)) -> None:
         """One step of Adam down the gradient of the output (n,)."""
         self._steps += 1
-        for weight, (first, second), g in zip(self._weights, self._moments, self.backward(gradient)[0], strict=True):
-            first += (1 - beta[0]) * (g - first)
-            second += (1 - beta[1]) * (g * g - second)
-            mean, spread = first / (1 - beta[0] ** self._steps), second / (1 - beta[1] ** self._steps)
-            weight -= lr * mean / (np.sqrt(spread) + 1e-8)
+        for i, g in enumerate(self.backward(gradient)[0]):
+            first, second = self._moments[i]
+            self._moments[i] = beta[0] * first + (1 - beta[0]) * g, beta[1] * second + (1 - beta[1]) * g * g
+            mean, spread = (m / (1 - b**self._steps) for m, b in zip(self._moments[i], beta, strict=True))
+            self._weights[i] = self._weights[i] - lr * mean / (np.sqrt(spread) + 1e-8)
 
 
 def _sigmoid(x: Any) -> Any:

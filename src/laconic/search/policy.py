@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from laconic.core import Recipe, Step, Trial
 from laconic.goal import Goal
 from laconic.search.choose import Judge
+from laconic.search.costs import counted
 from laconic.search.knapsack import Choices, least_damage
 from laconic.search.precision import FLOAT, sensitivities, sizes, with_bits
-from laconic.search.costs import counted
 from laconic.search.space import FACTORED, KEEPS, Allocation, Space
 from laconic.search.structure import Structure, form_of, notch_of
 from laconic.search.tools import Tail, Tools
@@ -36,6 +36,7 @@ _TRIALS_PER_BUDGET = 12
 _TRAINING_S = 30.0  # a trial's training where the budget is counted in trials
 _LONGEST_EPOCHS = 20.0
 _TEACHER = 0.25  # of the price of training the original: one pass of four, a backward pass costing two
+
 
 class Policy:
     """One search. ``run`` returns when there is nothing left to try; ``trials`` are all that were made, in order."""
@@ -271,7 +272,7 @@ def _harm(trial: Trial) -> tuple[float, float]:
 
 
 def _by_saving(step: Step, space: Space, goal: Goal) -> list[tuple[str, float]]:
-    """The groups, or layers, that can go one notch further and the ratio that this is, the one that saves most first."""
+    """The groups, or layers, that can go one notch further, with the ratio that this is; what saves most first."""
     settings: Any = step
     if type(step).__name__ == "PruneChannels":
         now = {group: notch_of(settings.layers.get(group, settings.ratio)) for group in space.groups}
@@ -283,7 +284,9 @@ def _by_saving(step: Step, space: Space, goal: Goal) -> list[tuple[str, float]]:
         further = {name: i + 1 for name, i in now.items() if i + 1 < len(FACTORED)}
         made = {name: (Allocation(forms={**now, name: i}), FACTORED[i]) for name, i in further.items()}
     costs = counted(space, goal.minimize)
-    return sorted(((n, ratio) for n, (_, ratio) in made.items()), key=lambda pair: (costs.of(made[pair[0]][0]), pair[0]))
+    return sorted(
+        ((n, ratio) for n, (_, ratio) in made.items()), key=lambda pair: (costs.of(made[pair[0]][0]), pair[0])
+    )
 
 
 def _with(step: Step, **settings: object) -> Step:

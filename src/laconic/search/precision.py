@@ -47,8 +47,8 @@ def with_bits(step: Step, bits: Mapping[str, int]) -> Step:
 def sizes(
     params: Mapping[str, float], widths: Mapping[int, Width]
 ) -> tuple[dict[str, dict[int, float]], dict[int, float]]:
-    """What :func:`.knapsack.least_damage` takes as ``cost`` and ``once`` where bytes count: ``params`` are those of each layer.
-    A layer so small that it does not pay is stored in 8 bits whatever its codes."""
+    """What :func:`.knapsack.least_damage` takes as ``cost`` and ``once`` where bytes count: ``params`` are those of
+    each layer. A layer so small that it does not pay is stored in 8 bits whatever its codes."""
     cost = {
         name: {bits: min(w.bits * count / 8 + w.layer_bytes, count) for bits, w in widths.items()}
         for name, count in params.items()

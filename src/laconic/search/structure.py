@@ -56,7 +56,11 @@ class Structure:
             made.append(self.tools.steps["PruneChannels"](layers=ratios, recovery=_RECOVERY))
         forms = {name: round(FACTORED[form], 5) for name, form in allocation.forms.items()}
         for technique in sorted({layer.factors for layer in self.space.factorable if layer.factors}):
-            mine = {one.name: forms[one.name] for one in self.space.factorable if one.factors == technique and one.name in forms}
+            mine = {
+                one.name: forms[one.name]
+                for one in self.space.factorable
+                if one.factors == technique and one.name in forms
+            }
             if mine:
                 made.append(self.tools.steps[technique](layers=mine))
         return tuple(made)
@@ -70,7 +74,7 @@ class Structure:
             return (*first, *tail, self.tools.steps["FineTune"](epochs=epochs, lr=_LR_BEHIND))
         return (*first, self.tools.steps["FineTune"](epochs=epochs), *tail)
 
-    # ----------------------------------------------------------------------------------------------- what it is judged by
+    # --------------------------------------------------------------------------------------------- what it is judged by
 
     @cached_property
     def costs(self) -> Costs:
@@ -102,7 +106,9 @@ class Structure:
         """Each group alone, recovered by least squares, and each layer alone as a product; those that are worth it."""
         few = not self.space.trainable
         groups = {
-            name: {ratio: self._lost(Allocation({name: KEEPS.index(1 - ratio)})) for ratio in PROBED[: 1 if few else None]}
+            name: {
+                ratio: self._lost(Allocation({name: KEEPS.index(1 - ratio)})) for ratio in PROBED[: 1 if few else None]
+            }
             for name in self.space.groups
             if self._worth(Allocation({name: len(KEEPS) - 1}))
         }
@@ -132,7 +138,7 @@ class Structure:
         """The damage of a whole allocation, recovered; None where it fails."""
         return self.tools.probe(Recipe(self.steps(allocation)))
 
-    # --------------------------------------------------------------------------------------------------------- descending
+    # ------------------------------------------------------------------------------------------------------- descending
 
     def descend(self, tails: Sequence[Tail], held: float, effort: float) -> float:
         """Lower the cost from ``held`` while the floor holds, then bisect (in the logarithm) between the last cost at

@@ -18,7 +18,7 @@ from laconic.story.certify import Verdict
 from laconic.story.trials import Trials
 
 
-def gather(  # noqa: PLR0913 - all that was found
+def gather(
     trials: Trials,
     judge: Judge,
     winner: Trial,

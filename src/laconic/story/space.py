@@ -1,4 +1,4 @@
-"""What of a model can be chosen, as the search is told it: groups of channels, layers and what they cost, the target."""
+"""What of a model can be chosen, as the search is told it: groups of channels, layers with their costs, the target."""
 
 from __future__ import annotations
 
