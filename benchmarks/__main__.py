@@ -29,6 +29,8 @@ ALL = (
     "criteria",
     "packing",
     "fuzz",
+    "netadapt",
+    "energy",
 )
 
 

@@ -102,11 +102,11 @@ def _records(network: Network, model: Any, path: Path, samples: int | None) -> A
     onnxruntime.deploy(model, network.task.train.read([0, 1]).inputs, path, TARGET)
     session = onnxruntime.open_file(path, TARGET)
     splits = (network.task.search, network.task.holdout)
-    parts = [_First(split, min(samples or len(split), len(split))) for split in splits]
+    parts = [First(split, min(samples or len(split), len(split))) for split in splits]
     return np.concatenate([measure.records(session, part, network.task.metric) for part in parts])
 
 
-class _First:
+class First:
     """The first samples of a split."""
 
     def __init__(self, split: Any, count: int) -> None:

@@ -24,8 +24,9 @@ from laconic.goal import Budget, Goal
 from laconic.ledger import Ledger, read
 from laconic.pack import package
 from laconic.search.choose import Judge
-from laconic.search.policy import BudgetSpentError, Policy, Tools
+from laconic.search.policy import Policy
 from laconic.search.space import Space
+from laconic.search.tools import BudgetSpentError, Tools
 from laconic.steps import STEPS
 from laconic.story.certify import candidates, certify
 from laconic.story.folder import FILES

@@ -26,7 +26,8 @@ from benchmarks import peers, records
 from benchmarks.networks import Network, opened
 from benchmarks.quantization import less
 from laconic.core import Array, JsonObject, Recipe, Target
-from laconic.search.precision import allocate_bits, sensitivities, sizes, with_bits
+from laconic.search.knapsack import least_damage
+from laconic.search.precision import sensitivities, sizes, with_bits
 from laconic.search.space import Space
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
@@ -79,7 +80,7 @@ class Bench:
         """The mixed file of least damage of at most ``most`` bytes, as the uniform one of ``width`` has."""
         limit = sum(of_layer[width] for of_layer in self.cost.values()) + self.once[width]
         for _ in range(_ATTEMPTS):
-            bits = allocate_bits(self.damage, self.cost, limit, self.once)
+            bits = least_damage(self.damage, self.cost, limit, self.once)
             assert bits is not None
             found, agrees = self._file(bits)
             if found["file_bytes"] <= most:

@@ -12,6 +12,7 @@ from benchmarks import records
 from benchmarks import tables_packing as packed
 from benchmarks import tables_pruning as pruning
 from benchmarks import tables_quantization as few_bits
+from benchmarks import tables_structure as structure
 from benchmarks.markdown import NOT_RUN, Row, measured_on, points_at_least, table
 from laconic.core import describe
 from laconic.report import words
@@ -178,6 +179,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantization": quantization,
     "factorize": factorize,
     "mixed": few_bits.mixed,
+    "netadapt": structure.netadapt,
+    "energy": structure.energy,
     "certificate": certificate,
     "reliability": reliability,
     "peers": few_bits.peers,

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from laconic.core import describe
 from laconic.report import render
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
@@ -85,6 +86,24 @@ def test_the_chosen_is_marked_once_and_carries_the_final_timing(make_dossier):
     assert len(row) == 1
     assert "1.68x" in row[0]
     assert "1.73x" not in row[0], "that was the timing it was chosen by"
+
+
+def test_it_says_what_each_step_gave(make_dossier):
+    page = words_of(render(make_dossier()))
+    assert "What each step gave" in page
+    told = page[page.index("What each step gave") :][:600]
+    steps = [describe([step]) for step in make_dossier()["recipe"]]
+    assert [told.index(step) for step in steps] == sorted(told.index(step) for step in steps)
+    assert "50.00%, so far 200 kB the same" in told
+    assert "98.00% 200 kB the same 1.20x" in told
+    assert "97.66% 33.1 kB the same 1.73x" in told
+    assert "What each step gave" not in words_of(render(make_dossier(after_steps=[])))
+
+
+def test_a_step_that_fails_says_so(make_dossier):
+    dossier = make_dossier()
+    dossier["after_steps"][0] |= {"error": "it does not run", "measurements": {}}
+    assert "it does not run" in words_of(render(dossier))
 
 
 def test_it_says_the_numbers_of_the_certificate(make_dossier):

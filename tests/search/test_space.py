@@ -1,4 +1,4 @@
-"""The rough cost of an allocation, against sums done by hand."""
+"""What can be chosen, and what is left of a layer's work."""
 
 from __future__ import annotations
 
@@ -6,53 +6,7 @@ import itertools
 
 import pytest
 
-from laconic.search.space import KEEPS, LayerCost, Space
-
-
-def space(*layers: LayerCost, groups: dict[str, int] | None = None) -> Space:
-    return Space(groups or {"a": 8, "b": 16}, layers, True, ("f32",), True, 100)
-
-
-CHAIN = (
-    LayerCost("a", "conv", macs=100.0, params=10.0, gives="a", reads={}),
-    LayerCost("b", "conv", macs=400.0, params=40.0, gives="b", reads={"a": 1.0}),
-    LayerCost("c", "linear", macs=20.0, params=20.0, gives=None, reads={"b": 1.0}),
-)
-HALF = KEEPS.index(1 / 2)
-QUARTER = KEEPS.index(1 / 4)
-
-
-def test_untouched_costs_one() -> None:
-    assert space(*CHAIN).cost({}, "latency") == 1.0
-    assert space(*CHAIN).cost({"a": 0, "b": 0}, "size") == 1.0
-
-
-def test_macs_by_hand() -> None:
-    # a at a half: layer a gives half of 100, layer b reads half: 200 of 400; c is as it was
-    assert space(*CHAIN).cost({"a": HALF}, "macs") == pytest.approx((50 + 200 + 20) / 520)
-    # both: b gives a quarter of what it reads of a half, c reads a quarter
-    assert space(*CHAIN).cost({"a": HALF, "b": QUARTER}, "macs") == pytest.approx((50 + 50 + 5) / 520)
-
-
-def test_size_counts_weights_alone() -> None:
-    assert space(*CHAIN).cost({"a": HALF}, "size") == pytest.approx((5 + 20 + 20) / 70)
-
-
-def test_latency_counts_both() -> None:
-    before = (100 + 8 * 10) + (400 + 8 * 40) + (20 + 8 * 20)
-    assert space(*CHAIN).cost({"b": HALF}, "latency") == pytest.approx(
-        ((100 + 8 * 10) + 0.5 * (400 + 8 * 40) + 0.5 * (20 + 8 * 20)) / before
-    )
-
-
-def test_a_layer_that_reads_two_groups_loses_the_share_of_each() -> None:
-    joined = LayerCost("join", "conv", macs=100.0, params=1.0, gives=None, reads={"a": 0.25, "b": 0.75})
-    assert space(joined).cost({"a": HALF}, "macs") == pytest.approx(1 - 0.125)
-    assert space(joined).cost({"a": HALF, "b": HALF}, "macs") == pytest.approx(0.5)
-
-
-def test_a_network_without_costs_is_not_divided_by_nothing() -> None:
-    assert space().cost({"a": HALF}, "latency") == 1.0
+from laconic.search.space import FACTORED, KEEPS, PROBED, PROBED_FORMS, Allocation, LayerCost, Space
 
 
 def test_the_notches_are_small_steps_down() -> None:
@@ -61,12 +15,33 @@ def test_the_notches_are_small_steps_down() -> None:
     assert all(after / before >= 0.5 for before, after in itertools.pairwise(KEEPS))
 
 
+def test_what_is_probed_can_be_chosen() -> None:
+    assert {1 - ratio for ratio in PROBED} <= set(KEEPS)
+    assert set(PROBED_FORMS) <= set(FACTORED)
+    assert list(FACTORED) == sorted(FACTORED)
+    assert FACTORED[0] == 0.0
+
+
+def test_a_layer_loses_the_share_of_each_group_that_it_reads() -> None:
+    joined = LayerCost("join", "conv", macs=100.0, params=1.0, gives="c", reads={"a": 0.25, "b": 0.75})
+    assert joined.share({}) == 1.0
+    assert joined.share({"a": 0.5}) == pytest.approx(1 - 0.125)
+    assert joined.share({"a": 0.5, "b": 0.5, "c": 0.25}) == pytest.approx(0.125)
+
+
+def test_what_stays_of_an_allocation() -> None:
+    assert Allocation({"a": 0, "b": KEEPS.index(0.25)}).keeps == {"a": 1.0, "b": 0.25}
+
+
 def test_read_from_what_the_evaluator_describes() -> None:
-    row = {"name": "a", "kind": "conv", "macs": 3, "params": 2, "gives": "a", "reads": {}}
+    rows = [
+        {"name": "a", "kind": "conv", "macs": 3, "params": 2, "gives": "a", "reads": {}, "factors": "LowRank"},
+        {"name": "b", "kind": "linear", "macs": 1, "params": 1, "gives": None, "reads": {"a": 1.0}, "factors": None},
+    ]
     described = {
         "space": {
             "groups": [["a", 8]],
-            "layers": [row],
+            "layers": rows,
             "integer": True,
             "precisions": ["f32", "bf16"],
             "widths": [[8, {"bits": 8.0}]],
@@ -76,5 +51,8 @@ def test_read_from_what_the_evaluator_describes() -> None:
     }
     found = Space.of(described)
     assert found.groups == {"a": 8}
-    assert found.layers == [LayerCost("a", "conv", 3, 2, "a", {})]
+    assert found.layers[0] == LayerCost("a", "conv", 3, 2, "a", {}, "LowRank")
+    assert found.factorable == [found.layers[0]]
     assert (found.integer, found.precisions, found.trainable, found.n_train) == (True, ["f32", "bf16"], False, 128)
+    assert found.structural
+    assert not Space({}, found.layers[1:], True, (), True, 1).structural

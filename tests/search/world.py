@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from laconic.core import Measurement, Recipe, Target, Trial, Width
 from laconic.goal import Goal
 from laconic.search.choose import Judge
-from laconic.search.policy import BudgetSpentError, Tools
-from laconic.search.space import KEEPS, LayerCost, Space
+from laconic.search.costs import counted
+from laconic.search.space import FACTORED, KEEPS, Allocation, LayerCost, Space
+from laconic.search.structure import form_of, notch_of
+from laconic.search.tools import BudgetSpentError, Tools
 from laconic.steps import STEPS
 
 STORED = (2, 3, 4, 5, 6, 8)
+PRODUCT = "SpatiallySeparable"
 BYTES, MACS, LATENCY_MS = 1_000_000.0, 5_000_000.0, 2.0
 
 
@@ -57,6 +60,7 @@ class World:
     """Groups of channels that hurt by ``harm[group]`` times the square of what is removed of them, and layers that hurt
     by ``integer_harm[layer]`` in integers. Integers make the file a quarter and divide the time by ``integer_speed``.
 
+    ``product_harm[layer]``: what a layer hurts, times the square of the share of its MACs that goes, as a product.
     ``narrow_harm[layer]``: what a layer hurts more in 4 bits, rounded to the nearest, a fourth of that with each bit
     more; GPTQ mends half of it, and what is learned nine tenths; bits are stored as they are. ``fails``: whether a
     recipe's trial is an error. ``ledger`` remembers every trial and probe; ``asked`` every recipe in the order in which
@@ -74,6 +78,7 @@ class World:
     max_drop: float = 0.02
     budget: int = 10_000
     narrow_harm: Mapping[str, float] = field(default_factory=dict)
+    product_harm: Mapping[str, float] = field(default_factory=dict)
     fails: Callable[[Recipe], str | None] = lambda recipe: None
     early: bool = False  # a clear drop ends the scoring early
     ledger: dict[str, Trial] = field(default_factory=dict)
@@ -84,8 +89,9 @@ class World:
     def space(self) -> Space:
         names = list(self.harm)
         layers = [
-            LayerCost(n, "conv", 1e6 * (i + 1), 1e4 * (i + 1), n, {names[i - 1]: 1.0} if i else {})
+            LayerCost(n, "conv", 1e6 * (i + 1), 1e4 * (i + 1), n, reads, PRODUCT if n in self.product_harm else None)
             for i, n in enumerate(names)
+            for reads in [{names[i - 1]: 1.0} if i else {}]
         ]
         layers.append(LayerCost("head", "linear", 1e4, 1e4, None, {names[-1]: 1.0} if names else {}))
         stored = {bits: Width(float(bits)) for bits in STORED}
@@ -117,8 +123,18 @@ class World:
         return self.probes[recipe.key]
 
     def layer_times(self, recipe: Recipe) -> dict[str, float]:
+        """By the count that the search has too, so that there is nothing to learn from them."""
         integer = any(type(step).__name__ == "Quantize" for step in recipe.steps)
-        return {layer.name: 0.1 / (self.integer_speed if integer else 1.0) for layer in self.space.layers}
+        costs = counted(self.space, "latency").curves
+        keeps, forms = Allocation(self.notches(recipe)).keeps, self.forms(recipe)
+        return {
+            layer.name: 1e-7
+            * costs[layer.name][1.0]
+            * layer.share(keeps)
+            * (1 - FACTORED[forms.get(layer.name, 0)])
+            / (self.integer_speed if integer else 1.0)
+            for layer in self.space.layers
+        }
 
     def truth(self, recipe: Recipe) -> Trial:
         """The trial that measuring would give."""
@@ -126,19 +142,21 @@ class World:
         if reason:
             return made(*recipe.steps, error=reason)
         drop, names = self.drop(recipe), {type(step).__name__ for step in recipe.steps}
-        notches = self.notches(recipe)
-        speed, size = 1 / self.space.cost(notches, "latency"), self.space.cost(notches, "size")
+        speed, size, macs = 1 / self.cost(recipe, "latency"), self.cost(recipe, "size"), self.cost(recipe, "macs")
         if "Quantize" in names:
             share = self.integer_share(recipe)
             speed /= 1 - share + share / self.integer_speed
             size *= 1 - 0.75 * share - self.narrow_share(recipe)
         if "Cast" in names:
             speed *= 1.5
-        macs = self.space.cost(notches, "macs")
         if self.early and drop > 3 * self.max_drop:
             return made(*recipe.steps, speedup=None, size=size, macs=macs, drop=None, rejected="its drop was clear")
-        p = min(1.0, 0.05 * 2 ** ((drop - self.max_drop) / 0.005))
+        p = min(1.0, 0.05 * 2 ** min(5.0, (drop - self.max_drop) / 0.005))
         return made(*recipe.steps, speedup=speed, size=size, macs=macs, drop=drop, bound=drop, p=p)
+
+    def cost(self, recipe: Recipe, minimize: Literal["latency", "size", "macs"]) -> float:
+        """What is left of the original's cost by its structure alone, by the same count that the search has."""
+        return counted(self.space, minimize).of(Allocation(self.notches(recipe), self.forms(recipe)))
 
     def drop(self, recipe: Recipe) -> float:
         found, narrow = 0.0, 0.0
@@ -146,6 +164,8 @@ class World:
             name = type(step).__name__
             if name == "PruneChannels":
                 found += sum(self.harm[g] * (1 - KEEPS[n]) ** 2 for g, n in self.notches(recipe).items())
+            if name == PRODUCT:
+                found += sum(self.product_harm[n] * FACTORED[i] ** 2 for n, i in self.forms(recipe).items())
             if name == "Quantize":
                 found += sum(h for layer, h in self.integer_harm.items() if layer not in step.exclude)  # type: ignore[attr-defined]
                 narrow = sum(self.narrow_harm.get(layer, 0.0) * 4 ** (4 - b) for layer, b in self.narrow(step).items())
@@ -176,5 +196,9 @@ class World:
         ratios: Mapping[str, float] = {}
         for step in recipe.steps:
             if type(step).__name__ == "PruneChannels":
-                ratios = step.layers  # type: ignore[attr-defined]
-        return {g: min(range(len(KEEPS)), key=lambda i: abs(KEEPS[i] - (1 - ratios.get(g, 0.0)))) for g in self.harm}
+                ratios = dict.fromkeys(self.harm, step.ratio) | step.layers  # type: ignore[attr-defined]
+        return {g: notch_of(ratios.get(g, 0.0)) for g in self.harm}
+
+    def forms(self, recipe: Recipe) -> dict[str, int]:
+        steps = [step for step in recipe.steps if type(step).__name__ == PRODUCT]
+        return {name: form_of(r) for step in steps for name, r in step.layers.items()}  # type: ignore[attr-defined]

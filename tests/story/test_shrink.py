@@ -228,6 +228,24 @@ def test_a_recipe_replays_to_the_same_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("inline")
+def test_a_recipe_of_channels_products_and_integers_is_applied(tmp_path: Path) -> None:
+    rows = [
+        {"step": "PruneChannels", "layers": {"conv3": 0.25}, "recovery": "least_squares"},
+        {"step": "SpatiallySeparable", "layers": {"conv2": 0.5}},
+        {"step": "Quantize"},
+    ]
+    command = ["shrink", shop("trained"), "--data", "digits", "--no-train", "--max-drop", "10%", "--budget", "0"]
+    said = laconic(*command, "--recipe", recipe_file(tmp_path / "r.yaml", rows), "--out", tmp_path / "o", "--json")
+    assert said.code == 0, said.err
+    assert said.json["best"]["recipe"] == rows
+    assert said.json["best"]["macs"] < 0.7 * said.json["baseline"]["macs"]
+    names = {
+        name for name, macs, _ in json.loads((tmp_path / "o" / "manifest.json").read_text())["best"]["layers"] if macs
+    }
+    assert {"conv2.vertical", "conv2.horizontal", "conv3", "fc"} <= names
+
+
+@pytest.mark.usefixtures("inline")
 def test_a_recipe_that_trains_replays_to_the_same_file(tmp_path: Path) -> None:
     rows = [{"step": "PruneChannels", "ratio": 0.25}, {"step": "FineTune", "epochs": 1.0}, {"step": "Quantize"}]
     path = recipe_file(tmp_path / "r.yaml", rows)
@@ -238,6 +256,12 @@ def test_a_recipe_that_trains_replays_to_the_same_file(tmp_path: Path) -> None:
         assert said.code == 0, said.err
         assert said.json["best"]["params"] < 0.7 * said.json["baseline"]["params"]
         hashes.append(package.sha256(tmp_path / name / "model.onnx"))
+        told = json.loads((tmp_path / name / "manifest.json").read_text())["after_steps"]
+        assert [part["recipe"] for part in told] == [said.json["best"]["recipe"][: i + 1] for i in range(3)]
+        pruned, trained, quantized = (part["measurements"] for part in told)
+        assert pruned["score"][0] < trained["score"][0]
+        assert quantized["file_bytes"][0] < 0.5 * trained["file_bytes"][0]
+        assert said.json["trials"] == 1
     assert hashes[0] == hashes[1]
 
 
@@ -340,12 +364,13 @@ def test_openvino(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("inline")
-def test_torch_has_no_integers_but_channels(tmp_path: Path) -> None:
+def test_torch_has_no_integers_but_structure(tmp_path: Path) -> None:
     out = tmp_path / "o"
     options = ["macs" if word == "size" else word for word in QUICK]
     said = laconic("shrink", shop("trained"), "--data", "digits", "--out", out, *options, "--target", "torch")
     assert said.code == 0, said.err
-    assert [step["step"] for step in said.json["best"]["recipe"]] == ["PruneChannels"]
+    assert {step["step"] for step in said.json["best"]["recipe"]} <= {"PruneChannels", "SpatiallySeparable", "LowRank"}
+    assert said.json["best"]["macs"] < said.json["baseline"]["macs"]
     assert said.json["best"]["macs"] < said.json["baseline"]["macs"]
     assert (out / "model.pt2").is_file()
     assert laconic("eval", out, "--data", "digits", "--json").json["n"] == 1310

@@ -156,6 +156,7 @@ def _model(dossier: JsonObject) -> JsonObject:
         "recipe": to_yaml(dossier["recipe"]),
         "command": command(dossier),
         "facts_of_steps": sections.steps(dossier),
+        "after_steps": sections.after_steps(dossier),
     }
 
 

@@ -263,6 +263,26 @@ def steps(dossier: JsonObject) -> list[JsonObject]:
     ]
 
 
+def after_steps(dossier: JsonObject) -> list[tuple[str, ...]]:
+    """After each step of a recipe of several: its name, and score on search, file, MACs and speed as measured there."""
+    names = [describe([row]) for row in dossier["recipe"]]
+    rows: list[tuple[str, ...]] = []
+    for name, part in zip(names, dossier["after_steps"], strict=False):  # of a single step nothing is told apart
+        found = part["measurements"]
+        score, speed = found.get("score"), found.get("speedup")
+        early = ", so far" if "drop" not in found else ""  # its scoring ended where the drop was clear
+        rows.append(
+            (
+                name,
+                part["error"] or (f"{score[0]:.2%}{early}" if score else ""),
+                size(found["file_bytes"][0]) if "file_bytes" in found else "",
+                _fewer(dossier["baseline"]["macs"], found["macs"][0]) if "macs" in found else "",
+                f"{factor(speed[0])}x" if speed else "",
+            )
+        )
+    return rows
+
+
 def _brief(value: Any) -> str:
     """Any JSON in a few words: of long lists the length."""
     if isinstance(value, dict):

@@ -43,6 +43,9 @@ def print_report(dossier: JsonObject) -> None:
     _trials(console, dossier)
     recipe = [("chosen", describe(dossier["recipe"])), ("asked for", goal_in_words(dossier))]
     _section(console, "The recipe (recipe.yaml; the command that replays it is in report.html)", recipe)
+    after = [(shorten(name, _NAME), *cells) for name, *cells in sections.after_steps(dossier)]
+    if after:
+        _section(console, "What each step gave, on search", after, ("", "score", "file", "MACs", "faster"))
     groups = [(group["name"], str(group["count"]), group["meaning"]) for group in sections.minimality(dossier)]
     _section(console, "Could it be smaller still?", groups)
     _lines(console, [sections.minimality_words(dossier)])

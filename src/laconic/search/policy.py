@@ -6,54 +6,36 @@ and seed. ``evaluate`` raises :class:`BudgetSpentError` when the budget has ende
 
 The story: integers first (a valid package within the first minute), in several forms, the *tails* of later recipes,
 where the size counts also with fewer bits for each layer than 8, as few as the floor allows; then channels are removed
-by an allocation that lowers the cost until the floor is missed, with every tail, since a layer that was worth its
-integers may not be when it has fewer channels; a bisection between the last that passed and the first that failed; then
-single notches around the best; then the same with twice the training, for as long as the budget lasts.
+and layers written as products until the floor is missed (:mod:`.structure`), with every tail, since a layer that was
+worth its integers may not be when it has fewer channels; then single notches around the best; then the same with twice
+the training, for as long as the budget lasts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from laconic.core import Recipe, Step, Trial
 from laconic.goal import Goal
-from laconic.search.allocate import Damage, allocate
 from laconic.search.choose import Judge
-from laconic.search.precision import FLOAT, Choices, allocate_bits, sensitivities, sizes, with_bits
-from laconic.search.space import KEEPS, PROBED, Space
+from laconic.search.costs import counted
+from laconic.search.knapsack import Choices, least_damage
+from laconic.search.precision import FLOAT, sensitivities, sizes, with_bits
+from laconic.search.space import FACTORED, KEEPS, Allocation, Space
+from laconic.search.structure import Structure, form_of, notch_of
+from laconic.search.tools import Tail, Tools
 
 RANGES = ("mse", "percentile", "minmax")
 _NARROW = 4  # bits: what is tried in all layers before each is asked how few it bears
-_LEAST_COST = 0.01
 _BISECTIONS = 4
-_CLOSE = 1.06
-_EFFORTS = (1.0, 2.0, 4.0)
+EFFORTS = (1.0, 2.0, 4.0)
 _TRIALS_PER_BUDGET = 12
 _TRAINING_S = 30.0  # a trial's training where the budget is counted in trials
 _LONGEST_EPOCHS = 20.0
 _TEACHER = 0.25  # of the price of training the original: one pass of four, a backward pass costing two
-
-Tail = tuple[Step, ...]
-
-
-class BudgetSpentError(Exception):
-    """The budget has ended; what was found until then stands."""
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What the policy works with. ``steps`` maps names to step classes; ``evaluate(recipe)`` gives a trial (from the
-    ledger if it is there); ``probe(recipe)`` gives a damage, or None where the recipe fails; ``layer_times(recipe)``
-    gives the milliseconds in each layer; ``seconds_per_sample()`` is the price of training."""
-
-    steps: Mapping[str, Callable[..., Step]]
-    evaluate: Callable[[Recipe], Trial]
-    probe: Callable[[Recipe], float | None]
-    layer_times: Callable[[Recipe], Mapping[str, float]]
-    seconds_per_sample: Callable[[], float]
 
 
 class Policy:
@@ -67,11 +49,12 @@ class Policy:
         """Tell the story to its end, or until the budget has ended."""
         self._try()
         tails = self._tails()
-        if not self.space.groups:
+        if not self.space.structural:
             return self._refine()
-        damage, level = self._damage(), 1.0
-        for effort in _EFFORTS if self.space.trainable else _EFFORTS[:1]:
-            level = self._remove_channels(damage, tails, level, effort)
+        made = (self.space, self.goal, self.judge, self.tools, self._try, self._epochs)
+        structure, level = Structure(*made, tail=tails[0]), 1.0
+        for effort in EFFORTS if self.space.trainable else EFFORTS[:1]:
+            level = structure.descend(tails, level, effort)
             self._refine()
         return None
 
@@ -197,7 +180,7 @@ class Policy:
         low = sum(min(of_layer.values()) for of_layer in cost.values())
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            bits = allocate_bits(damage, cost, middle, once)
+            bits = least_damage(damage, cost, middle, once)
             if bits is not None and holds(bits):
                 high = middle
             else:
@@ -213,54 +196,6 @@ class Policy:
             if self.judge.holds(tried[-1][0]):
                 break
         return tried
-
-    # ------------------------------------------------------------------------------------------------------- channels
-
-    def _damage(self) -> Damage:
-        ratios = PROBED if self.space.trainable else PROBED[:1]
-        probes: dict[str, dict[float, float]] = {}
-        for group in self.space.groups:
-            found = {r: self.tools.probe(Recipe((self._step("PruneChannels", layers={group: r}),))) for r in ratios}
-            probes[group] = {r: 1.0 if damage is None else damage for r, damage in found.items()}
-        return Damage(probes)
-
-    def _remove_channels(self, damage: Damage, tails: list[Tail], held: float, effort: float) -> float:
-        """Lower the cost from ``held`` while the floor holds, then bisect (in the logarithm) between the last cost at
-        which it held and the first at which it did not; returns the lowest at which it held."""
-        stride = 0.5 if self.space.trainable else 0.9
-        missed, level = 0.0, held * (stride if effort == 1 else stride**0.5)
-        leading = tails[:1]
-        while level >= _LEAST_COST and not missed:
-            found = self._holding_at(level, damage, tails, effort)
-            if found:
-                held, level, leading = level, level * stride, found[:1]
-            else:
-                missed = level
-        for _ in range(_BISECTIONS):
-            if not missed or held / missed < _CLOSE:
-                break
-            level = (held * missed) ** 0.5
-            if self._holding_at(level, damage, leading, effort):
-                held = level
-            else:
-                missed = level
-        return held
-
-    def _holding_at(self, level: float, damage: Damage, tails: list[Tail], effort: float) -> list[Tail]:
-        """The tails with which the network stands above the floor at a cost, the best first."""
-        notches = allocate(self.space, damage, level, self.goal.minimize)
-        steps = [self._pruning(notches)]
-        if self.space.trainable:
-            left = self.space.cost(notches, "macs")
-            steps.append(self._step("FineTune", epochs=self._epochs(effort, left)))
-        tried = [(self._try(*steps, *tail), tail) for tail in tails]
-        best = self.judge.best([trial for trial, _ in tried if self.judge.passes(trial)])
-        holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
-        return [tail for _, tail in sorted(holding, key=lambda pair: pair[0] is not best)]
-
-    def _pruning(self, notches: Mapping[str, int]) -> Step:
-        ratios = {group: round(1 - KEEPS[notch], 5) for group, notch in notches.items() if notch}
-        return self._step("PruneChannels", layers=ratios)
 
     def _epochs(self, effort: float, macs: float = 1.0) -> float:
         """So many epochs that a trial takes its share of the budget, to two digits: training costs a teacher that stays
@@ -286,7 +221,8 @@ class Policy:
 
 def neighbours(recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Recipe]:
     """The recipes a single notch from this one that may be better, the most promising first: one group with fewer
-    channels, one layer fewer in float, one layer in fewer bits, other ranges, no integers, integers."""
+    channels, one layer as a smaller product, one layer fewer in float, one layer in fewer bits, other ranges, no
+    integers, integers."""
     for i, step in enumerate(recipe.steps):
         rest = recipe.steps[:i], recipe.steps[i + 1 :]
         for changed in _moves(step, space, goal, steps):
@@ -300,11 +236,9 @@ def neighbours(recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Cal
 
 def _moves(step: Step, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Step]:
     settings: Any = step
-    if type(step).__name__ == "PruneChannels":
-        notches = {group: _notch(settings.layers.get(group, settings.ratio)) for group in space.groups}
-        for group in _by_saving(notches, space, goal):
-            layers = dict(settings.layers) | {group: round(1 - KEEPS[notches[group] + 1], 5)}
-            yield _with(step, layers=layers)
+    if type(step).__name__ in ("PruneChannels", *(layer.factors for layer in space.factorable)):
+        for name, ratio in _by_saving(step, space, goal):
+            yield _with(step, layers=dict(settings.layers) | {name: round(ratio, 5)})
     elif type(step).__name__ == "Quantize":
         for name in settings.exclude:
             yield _with(step, exclude=tuple(n for n in settings.exclude if n != name))
@@ -337,14 +271,22 @@ def _harm(trial: Trial) -> tuple[float, float]:
     return (math.inf if drop is None else drop.value, -trial.measurements["score"].value)
 
 
-def _notch(ratio: float) -> int:
-    return min(range(len(KEEPS)), key=lambda i: abs(KEEPS[i] - (1 - ratio)))
-
-
-def _by_saving(notches: Mapping[str, int], space: Space, goal: Goal) -> Sequence[str]:
-    """The groups that can go one notch further, the one that saves most first."""
-    able = [group for group in space.groups if notches[group] + 1 < len(KEEPS)]
-    return sorted(able, key=lambda g: (space.cost(dict(notches) | {g: notches[g] + 1}, goal.minimize), g))
+def _by_saving(step: Step, space: Space, goal: Goal) -> list[tuple[str, float]]:
+    """The groups, or layers, that can go one notch further, with the ratio that this is; what saves most first."""
+    settings: Any = step
+    if type(step).__name__ == "PruneChannels":
+        now = {group: notch_of(settings.layers.get(group, settings.ratio)) for group in space.groups}
+        further = {name: i + 1 for name, i in now.items() if i + 1 < len(KEEPS)}
+        made = {name: (Allocation({**now, name: i}), 1 - KEEPS[i]) for name, i in further.items()}
+    else:
+        mine = [layer.name for layer in space.factorable if layer.factors == type(step).__name__]
+        now = {name: form_of(settings.layers.get(name, 0.0)) for name in mine}
+        further = {name: i + 1 for name, i in now.items() if i + 1 < len(FACTORED)}
+        made = {name: (Allocation(forms={**now, name: i}), FACTORED[i]) for name, i in further.items()}
+    costs = counted(space, goal.minimize)
+    return sorted(
+        ((n, ratio) for n, (_, ratio) in made.items()), key=lambda pair: (costs.of(made[pair[0]][0]), pair[0])
+    )
 
 
 def _with(step: Step, **settings: object) -> Step:

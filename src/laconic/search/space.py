@@ -1,31 +1,28 @@
-"""What can be chosen, and a rough cost of what was chosen: plain data, no model.
-
-The cost only orders allocations before anything is built; what counts afterwards is measured on the deployed file.
-"""
+"""What can be chosen: plain data, no model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from laconic.core import JsonObject, Width
 
 KEEPS = (1.0, 7 / 8, 3 / 4, 5 / 8, 1 / 2, 7 / 16, 3 / 8, 5 / 16, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16, 1 / 32)
 """The notches: fractions of a group's channels that may be kept, each a small step from the one before."""
 
-PROBED = (0.25, 0.5, 0.75)
-"""The fractions removed at which a group's damage is measured; without training the first alone."""
+FACTORED = (0.0, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 5 / 6)
+"""The forms of a layer: the shares of its MACs that go when it is written as a product of smaller ones."""
 
-_MACS_PER_PARAM = 8.0
-"""At batch 1 a weight is read once per sample: so many multiplications cost as much as one byte-sized weight."""
+PROBED = (0.25, 0.5, 0.75)
+"""The fractions removed of a group at which its damage is measured; without training the first two."""
+PROBED_FORMS = (0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class LayerCost:
     """A layer of the original: its cost, the group that it ``gives``, and the share of its inputs from each group.
 
-    ``kind`` is ``conv`` or ``linear``.
+    ``kind`` is ``conv`` or ``linear``; ``factors`` the step that writes such a layer as a product, or None.
     """
 
     name: str
@@ -34,6 +31,26 @@ class LayerCost:
     params: float
     gives: str | None
     reads: Mapping[str, float]
+    factors: str | None = None
+
+    def share(self, keeps: Mapping[str, float]) -> float:
+        """How much of its work is left where these shares of the groups' channels stay (of those not named all)."""
+        lost = sum(share * (1 - keeps.get(group, 1.0)) for group, share in self.reads.items())
+        return (keeps.get(self.gives, 1.0) if self.gives else 1.0) * (1 - lost)
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What is done to each group (``notches``, indices into :data:`KEEPS`) and layer (``forms``, into
+    :data:`FACTORED`); those not named are left as they are."""
+
+    notches: Mapping[str, int] = field(default_factory=dict)
+    forms: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def keeps(self) -> dict[str, float]:
+        """The share of each group's channels that stays."""
+        return {group: KEEPS[notch] for group, notch in self.notches.items()}
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,8 @@ class Space:
         """From what :meth:`laconic.story.evaluate.Evaluator.describe` says."""
         space = described["space"]
         layers = [
-            LayerCost(r["name"], r["kind"], r["macs"], r["params"], r["gives"], r["reads"]) for r in space["layers"]
+            LayerCost(r["name"], r["kind"], r["macs"], r["params"], r["gives"], r["reads"], r["factors"])
+            for r in space["layers"]
         ]
         return cls(
             groups=dict(space["groups"]),
@@ -68,18 +86,12 @@ class Space:
             n_train=described["splits"]["train"],
         )
 
-    def cost(self, notches: Mapping[str, int], minimize: Literal["latency", "size", "macs"]) -> float:
-        """The cost of the network with each group at its notch (an index into :data:`KEEPS`), over the original's.
+    @property
+    def structural(self) -> bool:
+        """Whether there is anything that can be removed."""
+        return bool(self.groups or self.factorable)
 
-        A layer costs what it did times the share of its channels that stay, on both sides.
-        """
-        weight_macs = 0.0 if minimize == "size" else 1.0
-        weight_params = {"size": 1.0, "macs": 0.0, "latency": _MACS_PER_PARAM}[minimize]
-        now = before = 0.0
-        for layer in self.layers:
-            cost = weight_macs * layer.macs + weight_params * layer.params
-            out = KEEPS[notches.get(layer.gives, 0)] if layer.gives else 1.0
-            lost = sum(share * (1 - KEEPS[notches.get(group, 0)]) for group, share in layer.reads.items())
-            before += cost
-            now += cost * out * (1 - lost)
-        return now / before if before else 1.0
+    @property
+    def factorable(self) -> list[LayerCost]:
+        """The layers that can be written as a product."""
+        return [layer for layer in self.layers if layer.factors]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,8 +18,16 @@ from laconic.story.certify import Verdict
 from laconic.story.trials import Trials
 
 
-def gather(trials: Trials, judge: Judge, winner: Trial, verdict: Verdict | None, reach: JsonObject) -> JsonObject:
-    """The dossier of a winner; without a ``verdict`` (the search is still running) its scores are those of search."""
+def gather(
+    trials: Trials,
+    judge: Judge,
+    winner: Trial,
+    verdict: Verdict | None,
+    reach: JsonObject,
+    parts: Sequence[Trial] = (),
+) -> JsonObject:
+    """The dossier of a winner; without a ``verdict`` (the search is still running) its scores are those of search.
+    ``parts`` are the winner's recipe up to each step but the last."""
     described = trials.described
     everyone = trials.all()
     final = trials.judged(_row(trials, winner.key), final=True)
@@ -41,6 +50,7 @@ def gather(trials: Trials, judge: Judge, winner: Trial, verdict: Verdict | None,
         "best": {**_numbers(trials, winner, timed, scores, baseline=False), "recipe": winner.recipe.to_json()},
         "recipe": winner.recipe.to_json(),
         "facts": list(winner.facts),
+        "after_steps": [_trial(trials, judge, part, winner) for part in (*parts, winner)] if parts else [],
         "ratio": _ratio(trials, judge, winner, timed),
         "first_package_seconds": next((row["after"] for row in trials.ledger.of("package")), None),
         "timing": {name: timing.get(name) for name in ("drift", "clocks", "noisy", "calls_per_burst")},
@@ -73,7 +83,7 @@ def summary(dossier: JsonObject, package: str, seconds: float) -> JsonObject:
 
 
 def _row(trials: Trials, key: str) -> JsonObject:
-    row = trials.ledger.find("trial", key=key)
+    row = trials.ledger.find("trial", key=key) or trials.ledger.find("part", key=key)
     assert row is not None
     return row
 

@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ from laconic.profile import profile
 from laconic.runtime import runtime_of
 from laconic.runtime.difference import first_difference, relative_error
 from laconic.steps import STEPS
-from laconic.steps.prune.groups import coupling
 from laconic.steps.train.device import Teacher
 from laconic.steps.train.fit import Schedule, fit
 from laconic.story.inputs import require_fit, require_layers, stated
+from laconic.story.space import space
 
 Progress = Callable[[str, float], None]
 
@@ -44,6 +44,7 @@ LIBRARIES = (
 )
 _SAMPLES = 8
 _PROBE_SAMPLES = 96  # two thirds to calibrate on, a third to measure on
+_FEWEST_PROBE_SAMPLES, _PROBE_MACS = 48, 10**10  # of all samples together
 _PREFIXES_KEPT = 4
 _TOLERANCES = {"float": 1e-3, "bf16": 2e-1, "integer": 2e-1}
 """How far a deployed file may be from the model it was made from, ||y - y'|| / ||y||."""
@@ -85,7 +86,8 @@ class Evaluator:
 
     def describe(self) -> JsonObject:
         """What is known before anything is measured: model, data, versions, and the space of the search."""
-        return {**self._identity(), "space": self._space()}
+        one = {name: x[:1] for name, x in self._example().items()}
+        return {**self._identity(), "space": space(self.model, one, self.job.keep, self.context.traits)}
 
     def _identity(self) -> JsonObject:
         task = self.task
@@ -109,35 +111,6 @@ class Evaluator:
 
     def _splits(self) -> dict[str, Any]:
         return {"train": self.task.train, "search": self.task.search, "holdout": self.task.holdout}
-
-    def _space(self) -> JsonObject:
-        traits = self.context.traits
-        inputs = {name: x[:1] for name, x in self._example().items()}
-        coupled = coupling(copy.deepcopy(self.model), inputs, self.job.keep)
-        whole = profile(self.model, inputs)
-        layers = {row.name: row for row in whole.layers}
-        return {
-            "groups": [[group.name, group.channels] for group in coupled.groups],
-            "left_whole": coupled.left_whole,
-            "layers": [
-                {
-                    "name": name,
-                    "kind": "linear" if isinstance(layer, nn.Linear) else "conv",
-                    "macs": layers[name].macs,
-                    "params": layers[name].params,
-                    "gives": next((g.name for g in coupled.groups if name in g.layers), None),
-                    "reads": {g.name: g.readers[name] for g in coupled.groups if name in g.readers},
-                }
-                for name, layer in surgery.weighted_layers(self.model).items()
-                if name in layers
-            ],
-            "integer": bool(traits.integer_operators),
-            "precisions": list(traits.precisions),
-            "widths": [[bits, asdict(width)] for bits, width in traits.widths.items()],
-            "channel_multiple": traits.channel_multiple,
-            "macs": whole.macs,
-            "params": whole.params,
-        }
 
     def _example(self, n: int = _SAMPLES) -> dict[str, torch.Tensor]:
         batch = self.task.train.read(range(min(n, len(self.task.train))))
@@ -340,10 +313,13 @@ class Evaluator:
             row["error"] = str(error)
         return {**row, "seconds": round(time.monotonic() - start, 3)}
 
-    @property
+    @functools.cached_property
     def _probed(self) -> tuple[int, int]:
-        """Probes calibrate on the samples before the first of these and measure from there to before the second."""
-        n = min(_PROBE_SAMPLES, self.task.calibration, len(self.task.train))
+        """Probes calibrate on the samples before the first of these and measure from there to before the second; of a
+        large network on fewer."""
+        macs = profile(self.model, {name: x[:1] for name, x in self._example().items()}).macs
+        bearable = max(_FEWEST_PROBE_SAMPLES, round(_PROBE_MACS / max(macs, 1)))
+        n = min(_PROBE_SAMPLES, bearable, self.task.calibration, len(self.task.train))
         return n * 2 // 3, n
 
     @functools.cached_property

@@ -17,8 +17,9 @@ from laconic.ledger import Ledger
 from laconic.pack import package
 from laconic.report import render
 from laconic.search.choose import Judge
-from laconic.search.policy import BudgetSpentError, Policy, Tools
+from laconic.search.policy import Policy
 from laconic.search.space import Space
+from laconic.search.tools import BudgetSpentError, Tools
 from laconic.steps import STEPS
 from laconic.story import dossier, preflight
 from laconic.story.certify import Verdict, candidates, certify, measured
@@ -77,7 +78,9 @@ def shrink(load: Callable[[Any], Any], wish: Wish) -> Result:
             judge, reach = _preflight(trials, wish)
             _search(trials, judge, reach, wish, began)
             winner, verdict = _prove(trials, judge, wish)
-            found = dossier.gather(trials, judge, winner, verdict, reach)
+            steps = winner.recipe.steps
+            parts = [trials.part(Recipe(steps[:length])) for length in range(1, len(steps))]
+            found = dossier.gather(trials, judge, winner, verdict, reach, parts)
             return Result(_pack(wish, found), dossier.summary(found, str(wish.out), time.monotonic() - began))
     except BaseException as error:
         folder.give_back(error)

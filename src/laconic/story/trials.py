@@ -16,7 +16,7 @@ from laconic.errors import TrialError
 from laconic.goal import Goal
 from laconic.ledger import Ledger
 from laconic.report.words import only_stored
-from laconic.search.policy import BudgetSpentError
+from laconic.search.tools import BudgetSpentError
 from laconic.story.evaluate import trial_key
 from laconic.story.reporter import Reporter
 from laconic.worker import InternalError, Worker
@@ -56,11 +56,24 @@ class Trials:
             self._announce(str(recipe))
             row = self._run(recipe, key)
             self.ledger.append(row)
-        if row["error"] is None and row["rejected"] is None and self.latency_row(key) is None:
-            self.time(key, ROUNDS)
-        trial = self.judged(row)
+        trial = self._timed(row)
         self.reporter.tried(trial)
         return trial
+
+    def part(self, recipe: Recipe) -> Trial:
+        """The beginning of a chosen recipe, to tell what each step gave: no candidate, so in rows of another kind."""
+        key = self.key(recipe)
+        row = self.ledger.find("trial", key=key) or self.ledger.find("part", key=key)
+        if row is None:
+            row = {**self._run(recipe, key), "row": "part"}
+            self.ledger.append(row)
+        return self._timed(row)
+
+    def _timed(self, row: JsonObject) -> Trial:
+        key = row["key"]
+        if row["error"] is None and row["rejected"] is None and self.latency_row(key) is None:
+            self.time(key, ROUNDS)
+        return self.judged(row)
 
     def _run(self, recipe: Recipe, key: str) -> JsonObject:
         baseline = self.baseline_records if recipe.steps else np.empty(0)

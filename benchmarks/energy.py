@@ -1,0 +1,108 @@
+"""Cutting where the modelled energy is, beside cutting the smallest magnitudes, without training.
+
+The first is NetAdapt's search (:mod:`laconic.search.netadapt`) with the energy of :mod:`laconic.profile` as its cost
+(the 45 nm table, with DRAM traffic behind a cache of 1 MB), by layer at a few widths; the second removes the channels
+of the least L2 norm of all groups together, more and more of them. Both are recovered by least squares from the same
+calibration samples. Every network is deployed and scored; energies are *modelled*, of the whole network, none is
+measured. For each drop that is allowed on search, the file of least energy of either is scored on the holdout.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import records
+from benchmarks.netadapt import NETWORKS, Bench
+from laconic.core import JsonObject, Recipe
+from laconic.profile import Profile, profile
+from laconic.search.costs import Costs, tabulated
+from laconic.search.netadapt import netadapt
+from laconic.search.space import FACTORED, Allocation
+from laconic.search.structure import TIMED_KEEPS
+from laconic.steps.prune.channels import PruneChannels
+
+NETWORK = "ResNet-20, CIFAR-10"
+ALLOWED = (0.01, 0.02, 0.03)
+ENOUGH, SAVING = 0.04, 0.03
+RATIOS = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3)
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """Run the benchmark."""
+    network = NETWORKS[NETWORK]
+    loaded, task = network.build()
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Energy(loaded, network.told(task), "onnxruntime", network, {}, Path(scratch))
+        rows = list(bench.rows())
+    return records.write(folder, "energy", {"network": NETWORK, "saving": SAVING, "rows": rows})
+
+
+class Energy(Bench):
+    """One network; its costs are modelled picojoules."""
+
+    def rows(self) -> Iterator[JsonObject]:
+        self.structure.costs = self._costs()
+        paths = {"energy": list(self._by_energy()), "magnitude": list(self._by_magnitude())}
+        for name, path in paths.items():
+            yield from ({"order": name, **row} for row in path)
+        right = self._right(self.baseline)
+        for allowed in ALLOWED:
+            found: JsonObject = {"allowed": allowed, "n": len(right), "top1_float": float(right.mean())}
+            for name, path in paths.items():
+                holding = [row for row in path if row["drop_on_search"] <= allowed]
+                best = min(holding, key=lambda row: row["energy"], default=None)
+                if best is not None:
+                    found[name] = {**best, "top1": float(self._right(self.evaluator.path(best["key"])).mean())}
+            print(found, flush=True)
+            yield found
+
+    def _costs(self) -> Costs:
+        """Tables of the layers' energies, as the search has them of milliseconds."""
+        widths = {1.0: self._table(Recipe())}
+        widths |= {keep: self._table(Recipe((PruneChannels(1 - keep),))) for keep in TIMED_KEEPS}
+        names = [layer.name for layer in self.space.factorable]
+        forms = {form: self.structure.steps(Allocation(forms=dict.fromkeys(names, form))) for form in (2, 4)}
+        found = tabulated(self.space, widths, {FACTORED[f]: self._table(Recipe(steps)) for f, steps in forms.items()})
+        if found is None:
+            raise RuntimeError("most of the energy is in no layer")
+        return found
+
+    def _table(self, recipe: Recipe) -> dict[str, float]:
+        return {row.name: row.energy_pj for row in self._profile(recipe).layers}
+
+    def _profile(self, recipe: Recipe) -> Profile:
+        model, _ = recipe.apply(self.evaluator.model, self.task, self.evaluator.context)
+        return profile(model.eval(), {n: torch.as_tensor(x) for n, x in self.task.search.read([0]).inputs.items()})
+
+    def _by_energy(self) -> Iterator[JsonObject]:
+        costs, damage = self.structure.costs, self.structure.damage
+        for allocation in netadapt(Allocation(), costs, damage, damage.of, SAVING):
+            row = self._row(Recipe(self.structure.steps(allocation))) | {"predicted": costs.of(allocation)}
+            yield row
+            if row["drop_on_search"] > ENOUGH:
+                return
+
+    def _by_magnitude(self) -> Iterator[JsonObject]:
+        for ratio in RATIOS:
+            row = self._row(Recipe((PruneChannels(ratio, scope="global", criterion="l2", recovery="least_squares"),)))
+            yield row
+            if row["drop_on_search"] > ENOUGH:
+                return
+
+    def _row(self, recipe: Recipe) -> JsonObject:
+        whole = self.structure.judge.baseline.measurements["score"].value
+        row = self.evaluator.trial(recipe.to_json(), recipe.key, [], 1.0)
+        energy = self._profile(recipe).energy.total_pj / self._profile(Recipe()).energy.total_pj
+        found = {"recipe": recipe.to_json(), "key": recipe.key, "macs": row["macs"]}
+        found |= {"drop_on_search": whole - row["score"], "energy": energy}
+        print(found, flush=True)
+        return found
+
+
+if __name__ == "__main__":
+    main(records.FOLDER)

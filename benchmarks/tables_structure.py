@@ -1,0 +1,73 @@
+"""The tables of docs/results.md about structure: functions of run records."""
+
+from __future__ import annotations
+
+from benchmarks import records
+from benchmarks.markdown import NOT_RUN, Row, measured_on, speed, table
+from laconic.report import words
+
+
+def netadapt() -> str:
+    """NetAdapt on measured latency beside the same search on MACs, at equal drops allowed on search."""
+    found = records.read("netadapt")
+    if not found:
+        return NOT_RUN
+    rows = []
+    for row in found["rows"]:
+        if "allowed" in row:
+            one, other = row["latency"], row["MACs"]
+            rows.append(
+                [
+                    row["network"],
+                    row["target"],
+                    f"{100 * row['allowed']:g}",
+                    f"{words.points(one['drop'])}, {words.points(other['drop'])}",
+                    f"{one['macs'] / other['macs']:.2f}x",
+                    speed(one["speed"]),
+                    speed(other["speed"]),
+                    f"**{speed(row['latency_over_macs'])}**",
+                    f"{row['n']:,}",
+                ]
+            )
+    columns = [
+        "network, data",
+        "runtime",
+        "allowed on search, points",
+        "lost on holdout, points: by latency, by MACs",
+        "MACs, by latency over by MACs",
+        "faster, by latency",
+        "faster, by MACs",
+        "by latency over by MACs (95 %)",
+        "n",
+    ]
+    skipped = "".join(f"\n\nNot run: {name}: {reason}." for name, reason in found["skipped"].items())
+    return table(columns, rows) + skipped + measured_on(found)
+
+
+def energy() -> str:
+    """Where the modelled energy is, beside the smallest magnitudes."""
+    found = records.read("energy")
+    if not found:
+        return NOT_RUN
+    rows = [_energy(row) for row in found["rows"] if "allowed" in row and {"energy", "magnitude"} <= set(row)]
+    columns = [
+        "allowed on search, points",
+        "energy left",
+        "magnitude order",
+        "less energy",
+        "top-1, both; float32",
+        "n",
+    ]
+    return table(columns, rows) + f"\n\n{found['network']}; energies are modelled." + measured_on(found)
+
+
+def _energy(row: Row) -> list[str]:
+    one, other = row["energy"], row["magnitude"]
+    return [
+        f"{100 * row['allowed']:g}",
+        f"{one['energy']:.1%}",
+        f"{other['energy']:.1%}",
+        f"**{other['energy'] / one['energy']:.2f}x**",
+        f"{one['top1']:.2%}, {other['top1']:.2%}; {row['top1_float']:.2%}",
+        f"{row['n']:,}",
+    ]

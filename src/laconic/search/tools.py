@@ -1,0 +1,28 @@
+"""What a search works with: everything that it knows of the world comes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from laconic.core import Recipe, Step, Trial
+
+Tail = tuple[Step, ...]
+"""The end of a recipe: what is done to the network once its structure stands."""
+
+
+class BudgetSpentError(Exception):
+    """The budget has ended; what was found until then stands."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the policy works with. ``steps`` maps names to step classes; ``evaluate(recipe)`` gives a trial (from the
+    ledger if it is there); ``probe(recipe)`` gives a damage, or None where the recipe fails; ``layer_times(recipe)``
+    gives the milliseconds in each layer; ``seconds_per_sample()`` is the price of training."""
+
+    steps: Mapping[str, Callable[..., Step]]
+    evaluate: Callable[[Recipe], Trial]
+    probe: Callable[[Recipe], float | None]
+    layer_times: Callable[[Recipe], Mapping[str, float]]
+    seconds_per_sample: Callable[[], float]

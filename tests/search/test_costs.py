@@ -1,0 +1,129 @@
+"""Costs: counted, against sums done by hand; read from tables, at and between what was measured; and as terms."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from laconic.search.costs import CHANNELS, FORM, Costs, counted, tabulated
+from laconic.search.space import FACTORED, KEEPS, Allocation, LayerCost, Space
+
+
+def space(*layers: LayerCost, groups: dict[str, int] | None = None) -> Space:
+    return Space({"a": 8, "b": 16} if groups is None else groups, layers, True, ("f32",), True, 100)
+
+
+CHAIN = (
+    LayerCost("a", "conv", macs=100.0, params=10.0, gives="a", reads={}),
+    LayerCost("b", "conv", macs=400.0, params=40.0, gives="b", reads={"a": 1.0}, factors="LowRank"),
+    LayerCost("c", "linear", macs=20.0, params=20.0, gives=None, reads={"b": 1.0}),
+)
+HALF, QUARTER = KEEPS.index(1 / 2), KEEPS.index(1 / 4)
+
+
+def cost(minimize: Any, forms: dict[str, int] | None = None, **notches: int) -> float:
+    return counted(space(*CHAIN), minimize).of(Allocation(notches, forms or {}))
+
+
+def test_untouched_costs_one() -> None:
+    assert cost("latency") == 1.0
+    assert cost("size", a=0, b=0) == 1.0
+
+
+def test_macs_by_hand() -> None:
+    # a at a half: layer a gives half of 100, layer b reads half: 200 of 400; c is as it was
+    assert cost("macs", a=HALF) == pytest.approx((50 + 200 + 20) / 520)
+    # both: b gives a quarter of what it reads of a half, c reads a quarter
+    assert cost("macs", a=HALF, b=QUARTER) == pytest.approx((50 + 50 + 5) / 520)
+    # and b as a product of a third of its MACs
+    assert cost("macs", {"b": FACTORED.index(2 / 3)}, a=HALF) == pytest.approx((50 + 200 / 3 + 20) / 520)
+
+
+def test_size_counts_weights_alone() -> None:
+    assert cost("size", a=HALF) == pytest.approx((5 + 20 + 20) / 70)
+
+
+def test_latency_counts_both() -> None:
+    before = (100 + 8 * 10) + (400 + 8 * 40) + (20 + 8 * 20)
+    after = (100 + 8 * 10) + 0.5 * (400 + 8 * 40) + 0.5 * (20 + 8 * 20)
+    assert cost("latency", b=HALF) == pytest.approx(after / before)
+
+
+def test_a_network_without_costs_is_not_divided_by_nothing() -> None:
+    assert counted(space(groups={}), "latency").of(Allocation()) == 0.0
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+MS = {
+    1.0: {"a": 4.0, "b": 8.0, "c": 1.0, "add": 2.0},
+    0.5: {"a": 3.0, "b": 4.0, "c": 1.1, "add": 1.0},
+    0.25: {"a": 2.5, "b": 2.0, "c": 0.5, "add": 0.5},
+}
+
+
+def table(**products: Any) -> Costs:
+    found = tabulated(space(*CHAIN), MS, products.get("products"))
+    assert found is not None
+    return found
+
+
+def test_at_what_was_measured_a_table_says_what_was_measured() -> None:
+    assert table().whole == pytest.approx(15.0)
+    for keep in (0.5, 0.25):
+        both = dict.fromkeys("ab", KEEPS.index(keep))
+        wanted = sum(MS[keep].values()) + (1.0 - 1.1 if keep == 0.5 else 0.0)  # less work never takes longer: noise
+        rest = 2.0 - 1.5 * (1 - keep) / 0.75  # what belongs to no layer falls evenly
+        assert table().of(Allocation(both)) * 15 == pytest.approx(wanted - MS[keep]["add"] + rest)
+
+
+def test_between_it_is_interpolated_over_the_share_of_the_work() -> None:
+    # a alone at a half (3 ms): b's work is a half, which lies between a quarter (both at a half) and all of it
+    b = 4.0 + (0.5 - 0.25) / 0.75 * 4.0
+    rest = 2.0 - 1.5 * (8 * 10 / (8 * 10 + 16 * 10)) * 0.5 / 0.75
+    assert table().of(Allocation({"a": HALF})) * 15 == pytest.approx(3.0 + b + 1.0 + rest)
+
+
+def test_a_layer_of_several_parts_and_one_that_was_written_as_a_product() -> None:
+    costs = table(products={0.5: {"a": 4.0, "b.vertical": 2.0, "b.horizontal": 4.0, "c": 1.0, "add": 2.0}})
+    assert costs.products["b"] == {0.0: 1.0, 0.5: 0.75}
+    assert costs.of(Allocation(forms={"b": FACTORED.index(1 / 2)})) * 15 == pytest.approx(13.0)
+
+
+def test_a_table_that_tells_of_other_things_is_of_no_use() -> None:
+    assert tabulated(space(*CHAIN), {1.0: {"a": 1.0, "Subgraph": 9.0}}) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------- terms
+
+JOINED = (
+    *CHAIN[:2],
+    LayerCost("d", "conv", macs=300.0, params=30.0, gives="b", reads={"a": 0.25, "b": 0.5}),
+    LayerCost("c", "linear", macs=20.0, params=20.0, gives=None, reads={"b": 1.0}),
+)
+
+
+@pytest.mark.parametrize("layers", [CHAIN, JOINED])
+@pytest.mark.parametrize("timed", [False, True])
+def test_terms_add_up_to_the_cost(layers: tuple[LayerCost, ...], timed: bool) -> None:
+    made = space(*layers)
+    costs = counted(made, "latency")
+    if timed and layers is CHAIN:  # a layer that reads two groups is told exactly only where costs are proportional
+        costs = table()
+    terms = costs.terms(["a", "b"], ["b"])
+    some = range(0, len(KEEPS), 4), range(0, len(KEEPS), 3), range(len(FACTORED))
+    whole = None
+    for a, b, form in itertools.product(*some):
+        at = {(CHANNELS, "a"): a, (CHANNELS, "b"): b, (FORM, "b"): form}
+        found = sum(float(term.cost[tuple(at[item] for item in term.items)]) for term in terms)
+        whole = found if whole is None else whole
+        assert found - whole == pytest.approx(costs.of(Allocation({"a": a, "b": b}, {"b": form})) - 1, abs=1e-9)
+
+
+def test_what_nobody_chooses_is_in_no_term() -> None:
+    terms = counted(space(*CHAIN), "macs").terms(["a"], [])
+    assert {item for term in terms for item in term.items} == {(CHANNELS, "a")}
+    assert np.isclose(sum(term.cost.flat[HALF] - term.cost.flat[0] for term in terms), -250 / 520)

@@ -1,0 +1,77 @@
+"""NetAdapt: each cut saves what is asked, where it loses least, and the probes decide."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from laconic.search.allocate import Damage
+from laconic.search.costs import counted, tabulated
+from laconic.search.netadapt import netadapt
+from laconic.search.space import KEEPS, Allocation, LayerCost, Space
+
+
+def space(*names: str, macs: float = 100.0) -> Space:
+    layers = [LayerCost(n, "conv", macs, 10.0, n, {}, "LowRank") for n in names]
+    return Space(dict.fromkeys(names, 16), layers, True, ("f32",), True, 100)
+
+
+def test_every_cut_saves_what_is_asked_and_not_a_notch_more() -> None:
+    made = space("a", "b")
+    costs, damage = counted(made, "macs"), Damage({"a": {0.5: 0.2}, "b": {0.5: 0.1}}, {"a": {0.5: 0.3}})
+    path = [Allocation(), *netadapt(Allocation(), costs, damage, damage.of, 0.05)]
+    assert len(path) > 5
+    for before, after in itertools.pairwise(path):
+        changed = [g for g in "ab" if before.notches.get(g, 0) != after.notches.get(g, 0)]
+        changed_forms = [g for g in "a" if before.forms.get(g, 0) != after.forms.get(g, 0)]
+        assert len(changed) + len(changed_forms) == 1
+        assert costs.of(after) <= costs.of(before) - 0.05 + 1e-12
+        if changed:
+            less = Allocation({**after.notches, changed[0]: after.notches[changed[0]] - 1}, after.forms)
+            assert costs.of(less) > costs.of(before) - 0.05
+    end, last = path[-1], len(KEEPS) - 1
+    deepest = [Allocation({**end.notches, g: last}, end.forms) for g in "ab"] + [Allocation(end.notches, {"a": 5})]
+    assert all(costs.of(end) - costs.of(cut) < 0.05 for cut in deepest)
+
+
+def test_the_probe_of_the_whole_decides_against_what_the_damages_alone_say() -> None:
+    damage = Damage({"a": {0.5: 0.1}, "b": {0.5: 0.3}})
+    costs = counted(space("a", "b"), "macs")
+    assert next(netadapt(Allocation(), costs, damage, damage.of, 0.05)).notches == {"a": 1}
+    turned = next(netadapt(Allocation(), costs, damage, lambda cut: -damage.of(cut), 0.05))
+    assert turned.notches == {"b": 1}
+
+
+def test_few_are_probed_and_those_that_fail_are_not_taken() -> None:
+    names = "abcdef"
+    damage = Damage({n: {0.5: 0.1 * (i + 1)} for i, n in enumerate(names)})
+    probed: list[Allocation] = []
+
+    def probe(allocation: Allocation) -> float | None:
+        probed.append(allocation)
+        return None if "a" in allocation.notches else damage.of(allocation)
+
+    first = next(netadapt(Allocation(), counted(space(*names), "macs"), damage, probe, 0.01))
+    assert [set(cut.notches) for cut in probed] == [{"a"}, {"b"}, {"c"}]
+    assert first.notches == {"b": 1}
+
+
+def test_it_goes_where_the_measured_time_is_and_not_where_the_macs_are() -> None:
+    made = space("a", "b")
+    slow = tabulated(made, {1.0: {"a": 9.0, "b": 1.0}, 0.5: {"a": 4.5, "b": 0.5}})
+    assert slow is not None
+    damage = Damage({"a": {0.5: 0.11}, "b": {0.5: 0.1}})
+    by_macs = next(netadapt(Allocation(), counted(made, "macs"), damage, damage.of, 0.05))
+    by_time = next(netadapt(Allocation(), slow, damage, damage.of, 0.05))
+    assert by_macs.notches == {"b": 1}
+    assert by_time.notches == {"a": 1}
+
+
+def test_it_ends_where_nothing_more_can_be_cut() -> None:
+    damage = Damage({"a": {0.5: 0.1}})
+    costs = counted(space("a"), "macs")
+    assert list(netadapt(Allocation({"a": len(KEEPS) - 1}), costs, damage, damage.of, 0.05)) == []
+    assert list(netadapt(Allocation(), costs, damage, lambda cut: None, 0.05)) == []
+    assert list(netadapt(Allocation(), counted(space(), "macs"), Damage({}), damage.of, 0.05)) == []
+    assert costs.of(list(netadapt(Allocation(), costs, damage, damage.of, 0.5))[-1]) == pytest.approx(0.5)
