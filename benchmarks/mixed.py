@@ -27,7 +27,7 @@ from benchmarks.networks import Network, opened
 from benchmarks.quantization import less
 from laconic.core import Array, JsonObject, Recipe, Target
 from laconic.search.knapsack import least_damage
-from laconic.search.precision import sensitivities, sizes, with_bits
+from laconic.search.precision import near, sensitivities, sizes, with_bits
 from laconic.search.space import Space
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
@@ -66,7 +66,10 @@ class Bench:
         self.params = {layer.name: layer.params for layer in space.layers}
         self.stored = {bits: width.bits for bits, width in space.widths.items()}
         self.cost, self.once = sizes(self.params, space.widths)
-        self.damage = sensitivities((STEP, ROUNDING), self.params, space.widths, self._probe)
+        self.damage = {
+            width: sensitivities((STEP, ROUNDING), self.params, near(space.widths, width), self._probe, width)
+            for width in UNIFORM
+        }
         self.wanted = self._decisions(self.evaluator.path(self.evaluator.baseline_key))
 
     def rows(self) -> Iterator[JsonObject]:
@@ -80,7 +83,9 @@ class Bench:
         """The mixed file of least damage of at most ``most`` bytes, as the uniform one of ``width`` has."""
         limit = sum(of_layer[width] for of_layer in self.cost.values()) + self.once[width]
         for _ in range(_ATTEMPTS):
-            bits = least_damage(self.damage, self.cost, limit, self.once)
+            damage = self.damage[width]
+            cost = {name: {b: self.cost[name][b] for b in of_layer} for name, of_layer in damage.items()}
+            bits = least_damage(damage, cost, limit, self.once)
             assert bits is not None
             found, agrees = self._file(bits)
             if found["file_bytes"] <= most:
@@ -101,7 +106,6 @@ class Bench:
             "bits_per_weight": round(stored / sum(self.params.values()), 3),
             "layers": {str(b): count for b, count in sorted(Counter(bits.values()).items())},
             "bits": dict(bits),
-            "damage": sum(self.damage[name][b] for name, b in bits.items()),
             "agreement": float(agrees.mean()),
         }, agrees
 

@@ -62,7 +62,8 @@ def test_a_mixed_file_is_of_the_least_damage_and_no_larger_than_the_uniform_one(
     bench = object.__new__(Bench)  # without a network: files are as large as is counted, and 30 bytes
     bench.params, bench.once = {"a": 1000.0, "b": 400.0, "c": 100.0}, dict.fromkeys((2, 4, 8), 0.0)
     bench.cost = {name: {bits: n * bits / 8 for bits in (2, 4, 8)} for name, n in bench.params.items()}
-    bench.damage = {"a": {2: 0.1, 4: 0.0, 8: 0.0}, "b": {2: 9.0, 4: 1.0, 8: 0.0}, "c": {2: 2.0, 4: 0.5, 8: 0.0}}
+    a, b, c = {2: 0.1, 4: 0.0, 8: 0.0}, {2: 9.0, 4: 1.0, 8: 0.0}, {2: 2.0, 4: 0.5, 8: 0.0}
+    bench.damage = {4: {"a": a, "b": b, "c": c}}
     asked: list[dict[str, int]] = []
 
     def file(bits: dict[str, int]) -> tuple[dict[str, object], np.ndarray]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from laconic.core import Recipe, Width
-from laconic.search.precision import FLOAT, sensitivities, sizes, with_bits
+from laconic.search.precision import FLOAT, near, sensitivities, sizes, with_bits
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
 
@@ -32,3 +34,25 @@ def test_sensitivities_are_of_each_layer_alone() -> None:
     found = sensitivities((Quantize(bits=4), GPTQ()), "ab", (2, 8), probe)
     assert found == {"a": {2: 1.0, 8: 0.25}, "b": {2: 0.25, 8: 0.25}}
     assert asked[3] == Recipe((Quantize(bits=8, exclude=("a",)), GPTQ()))
+
+
+def test_sensitivities_around_a_width_are_of_each_layer_changed_alone() -> None:
+    asked = []
+
+    def probe(recipe: Recipe) -> float | None:
+        asked.append(recipe)
+        (step,) = recipe.steps
+        assert isinstance(step, Quantize)
+        return 0.5 - 0.01 * step.layers.get("a", step.bits) + 0.02 * step.layers.get("b", step.bits)
+
+    found = sensitivities((Quantize(exclude=("c",)),), "ab", (3, 4, 8), probe, around=4)
+    for name, wanted in {"a": (0.05, 0.04, 0.0), "b": (0.0, 0.02, 0.1)}.items():
+        np.testing.assert_allclose([found[name][b] for b in (3, 4, 8)], wanted, atol=1e-12)
+    assert len(asked) == 5, "the recipe with one width is probed once"
+    assert all(step.exclude == ("c",) for (step,) in (recipe.steps for recipe in asked))  # type: ignore[attr-defined]
+
+
+def test_near_widths() -> None:
+    assert near((2, 3, 4, 5, 6, 8), 4) == [2, 3, 4, 5, 8]
+    assert near((2, 3, 4, 5, 6, 8), 2) == [2, 3, 8]
+    assert near((4, 8), 8) == [4, 8]

@@ -23,13 +23,13 @@ from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.costs import counted
 from laconic.search.knapsack import Choices, least_damage
-from laconic.search.precision import FLOAT, sensitivities, sizes, with_bits
+from laconic.search.precision import FLOAT, near, sensitivities, sizes, with_bits
 from laconic.search.space import FACTORED, KEEPS, Allocation, Space
 from laconic.search.structure import Structure, form_of, notch_of
 from laconic.search.tools import Tail, Tools
 
 RANGES = ("mse", "percentile", "minmax")
-_NARROW = 4  # bits: what is tried in all layers before each is asked how few it bears
+_NARROW = 4  # bits: with so many, in all layers, the search for fewer begins
 _BISECTIONS = 4
 EFFORTS = (1.0, 2.0, 4.0)
 _TRIALS_PER_BUDGET = 12
@@ -147,18 +147,26 @@ class Policy:
         return {layer.name: {b: b * layer.params for b in (FLOAT, 8)} for layer in self.space.layers}
 
     def _narrowed(self, holding: Sequence[Tail]) -> list[tuple[Trial, Tail]]:
-        """Weights of fewer bits than 8: 4 in all layers, then for each layer what hurts least for its size, as small as
-        the floor allows."""
+        """Weights of fewer bits than 8: 4 and fewer in all layers while the floor holds, then for each layer what hurts
+        least for its size, as small as the floor allows."""
         widths = self.space.widths
         if not holding or len(widths) == 1:
             return []
         step: Any = _with(holding[0][0], weight_ranges="mse")
         layers = {layer.name: layer.params for layer in self.space.layers if layer.name not in step.exclude}
-        cost, once = sizes(layers, widths)
-        tried = self._rounded(_with(step, bits=_NARROW))
-        bearable = _NARROW if self.judge.holds(tried[-1][0]) else 8
-        high = sum(of_layer[bearable] for of_layer in cost.values()) + once[bearable]
-        damage = sensitivities((step, self._step("GPTQ")), layers, widths, self.tools.probe)
+        tried, bearable = list[tuple[Trial, Tail]](), 8
+        for width in sorted((w for w in widths if w <= _NARROW), reverse=True):
+            tried += self._rounded(_with(step, bits=width))
+            if not self.judge.holds(tried[-1][0]):
+                break
+            bearable = width
+        around = min(bearable, _NARROW)
+        chosen = {width: widths[width] for width in near(widths, around)}
+        cost, once = sizes(layers, chosen)
+        high = sum(of_layer[max(chosen) if bearable == 8 else bearable] for of_layer in cost.values()) + once.get(
+            bearable, 0
+        )
+        damage = sensitivities((step, self._step("GPTQ")), layers, chosen, self.tools.probe, around)
 
         def holds(bits: Mapping[str, int]) -> bool:
             tried.extend(self._rounded(with_bits(step, {**dict.fromkeys(step.exclude, FLOAT), **bits})))
