@@ -196,12 +196,6 @@ CASES = {
         other={"epochs": 1, "batch": 16},
         bad=(*_BAD_TRAINING, {"activations": "both"}),
     ),
-    "RateDistortion": Case(
-        working={"nats_per_megabit": 100.0},
-        other={"nats_per_megabit": 1.0},
-        bad=({"nats_per_megabit": -1.0}, {"nats_per_megabit": "little"}),
-        before="Quantize",
-    ),
     "GPTQ": Case(other={"order": False}, bad=({"order": "yes"},), before="Quantize"),
     "AdaRound": Case(
         working={"iterations": 10},

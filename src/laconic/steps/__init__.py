@@ -23,7 +23,6 @@ from laconic.steps.quantize.equalize import Equalize
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.lsq import LSQ
 from laconic.steps.quantize.post_training import Quantize
-from laconic.steps.quantize.rate import RateDistortion
 from laconic.steps.quantize.reconstruct import Reconstruct
 from laconic.steps.quantize.smooth import Smooth
 from laconic.steps.quantize.ternary import Ternary
@@ -50,7 +49,6 @@ STEPS: dict[str, type[Step]] = {
     "QuantizeWeights": QuantizeWeights,
     "GPTQ": GPTQ,
     "AdaRound": AdaRound,
-    "RateDistortion": RateDistortion,
     "Reconstruct": Reconstruct,
     "LSQ": LSQ,
     "Ternary": Ternary,

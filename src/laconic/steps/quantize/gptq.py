@@ -90,7 +90,7 @@ def gptq(
     w, s, z = (t.double().gather(2, columns) for t in (w, scale, zero_point))
     kept = kept.gather(2, columns)
     h = h.gather(1, rank[:, :, None].expand_as(h)).gather(2, rank[:, None].expand_as(h))
-    u, damping = factor(h)
+    u, damping = _factor(h)
     codes = torch.empty_like(w)
     for start in range(0, w.shape[2], _BLOCK):
         stop = min(start + _BLOCK, w.shape[2])
@@ -106,7 +106,7 @@ def gptq(
     return torch.empty_like(codes).scatter(2, columns, codes).to(weight.dtype), damping
 
 
-def factor(hessian: Tensor) -> tuple[Tensor, float]:
+def _factor(hessian: Tensor) -> tuple[Tensor, float]:
     """The upper Cholesky factor of the damped inverse, and the damping as a share of the mean diagonal."""
     eye = torch.eye(hessian.shape[1], dtype=hessian.dtype)
     mean = hessian.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
