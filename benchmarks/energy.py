@@ -28,7 +28,7 @@ from laconic.steps.prune.channels import PruneChannels
 
 NETWORK = "ResNet-20, CIFAR-10"
 ALLOWED = (0.01, 0.02, 0.03)
-ENOUGH, SAVING = 0.04, 0.03
+ENOUGH, SAVING = 0.04, 0.02
 RATIOS = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3)
 
 

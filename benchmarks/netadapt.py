@@ -70,7 +70,7 @@ def _mobilenet() -> tuple[models.LoadedModel, Task]:
 
 
 NETWORKS = {
-    "ResNet-20, CIFAR-10": Network(_resnet20, 0.025, True, 1000, 128),
+    "ResNet-20, CIFAR-10": Network(_resnet20, 0.01, True, 1000, 128),
     "MobileNetV1 0.75, ImageNet": Network(_mobilenet, 0.08, False, 300, 64),
 }
 

@@ -43,6 +43,15 @@ def test_the_probe_of_the_whole_decides_against_what_the_damages_alone_say() -> 
     assert turned.notches == {"b": 1}
 
 
+def test_a_cut_is_judged_by_what_it_loses_for_what_it_saves() -> None:
+    small = LayerCost("a", "conv", 20.0, 10.0, "a", {})
+    made = Space({"a": 16, "b": 16}, [small, LayerCost("b", "conv", 980.0, 10.0, "b", {})], True, ("f32",), True, 100)
+    damage = Damage({"a": {0.5: 0.02}, "b": {0.5: 0.4}})  # a's least cut loses less than b's, and saves far less
+    cut = next(netadapt(Allocation(), counted(made, "macs"), damage, damage.of, 0.01))
+    assert damage.of(cut) > damage.of(Allocation({"a": KEEPS.index(1 / 2)}))
+    assert cut.notches == {"b": 1}
+
+
 def test_few_are_probed_and_those_that_fail_are_not_taken() -> None:
     names = "abcdef"
     damage = Damage({n: {0.5: 0.1 * (i + 1)} for i, n in enumerate(names)})

@@ -28,7 +28,7 @@ _LEAST_COST = 0.01
 _LEAST_WORTH = 0.01  # of the whole cost: what cannot save so much is left as it is
 _BISECTIONS = 4
 _CLOSE = 1.06
-_SAVING = 0.03  # of the original's cost: what a further cut saves
+_SAVING = 0.02  # of the original's cost: what a further cut saves
 _LR_BEHIND = 1e-4
 
 
