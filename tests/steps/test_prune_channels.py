@@ -130,7 +130,7 @@ def test_dead_channels_go_without_a_trace(name: str, group: str, channels: list[
     found = coupling(model, inputs, ())
     layer = surgery.weighted_layers(model)[group]
     count = len(layer.weight)
-    pruned(model, found.graph, group, channels)
+    pruned(model, found.graph, {group: channels})
     assert len(surgery.weighted_layers(model)[group].weight) == count - len(channels)
     after = run(model, inputs)
     for key, y in before.items():
@@ -140,7 +140,7 @@ def test_dead_channels_go_without_a_trace(name: str, group: str, channels: list[
 def test_living_channels_do_leave_a_trace() -> None:
     model, inputs = network("plain"), tensors(inputs_of("plain", 4))
     before = run(model, inputs)["output"]
-    pruned(model, coupling(model, inputs, ()).graph, "conv1", [0])
+    pruned(model, coupling(model, inputs, ()).graph, {"conv1": [0]})
     assert (run(model, inputs)["output"] - before).abs().max() > 1e-3
 
 
@@ -162,7 +162,7 @@ def test_dead_channels_of_a_residual_network_of_the_zoo() -> None:
     before = run(model, x)["output"]
     assert before.abs().max() > 1e-3
     for name, channels in dead.items():
-        pruned(model, found.graph, name, channels)
+        pruned(model, found.graph, {name: channels})
     assert len(surgery.weighted_layers(model)["layer3.0.conv2"].weight) == 60
     torch.testing.assert_close(run(model, x)["output"], before, rtol=1e-4, atol=1e-5 * float(before.abs().max()))
 

@@ -1,0 +1,71 @@
+"""Taking places of parameters and buffers away, and setting the sizes that their modules state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from laconic.steps.prune.labels import Axis
+
+Axes = Mapping[tuple[str, int], Axis]
+
+
+@torch.no_grad()
+def resized(model: nn.Module, before: Axes, after: Axes) -> list[Callable[[], None]]:
+    """Keep of each axis the places whose channels are in ``after``, in place; returns what undoes it, step by step."""
+    stays: dict[str, dict[int, Tensor]] = {}
+    for (path, dim), axis in before.items():
+        if len(after[path, dim].channels) < len(axis.channels):
+            places = np.isin(axis.channels, after[path, dim].channels).nonzero()[0]
+            stays.setdefault(path, {})[dim] = torch.as_tensor(places)
+    known = dict((*model.named_parameters(), *model.named_buffers()))
+    made = {id(known[path]): _kept(known[path], dims) for path, dims in stays.items()}
+    undo: list[Callable[[], None]] = []
+    for module in model.modules():
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        changed = [(table, key, t) for table in tables for key, t in table.items() if id(t) in made]
+        for table, key, tensor in changed:
+            undo.append(partial(table.__setitem__, key, tensor))
+            table[key] = made[id(tensor)]
+        if changed:
+            for name, size in _sizes(module, {key: t for _, key, t in changed}).items():
+                undo.append(partial(setattr, module, name, getattr(module, name)))
+                setattr(module, name, size)
+    return undo
+
+
+def _kept(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    found = tensor.detach()
+    for dim, places in dims.items():
+        found = found.index_select(dim, places)
+    return nn.Parameter(found, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else found
+
+
+def _sizes(module: Any, old: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the module says of its sizes, as its weight is now; ``old``: what was in its tables."""
+    weight = module._parameters.get("weight")
+    if isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
+        first, second = weight.shape[:2]
+        groups: int = module.groups
+        if module.transposed:
+            return {"in_channels": first, "out_channels": second * groups}
+        if groups > 1 and second == 1 and "weight" in old:  # depthwise: a group went with its channels
+            groups = groups * first // len(old["weight"])
+        return {"in_channels": second * groups, "out_channels": first, "groups": groups}
+    if isinstance(module, nn.Linear) and weight is not None:
+        return {"in_features": weight.shape[1], "out_features": weight.shape[0]}
+    if isinstance(module, nn.Embedding) and weight is not None:
+        return {"embedding_dim": weight.shape[1]}
+    names = ("num_features", "num_channels", "num_parameters")
+    vector = next((t for t in (weight, module._buffers.get("running_mean")) if t is not None and t.dim() == 1), None)
+    if vector is None:
+        return {}
+    found: dict[str, Any] = {name: len(vector) for name in names if type(getattr(module, name, None)) is int}
+    if len(getattr(module, "normalized_shape", ())) == 1:
+        found["normalized_shape"] = (len(vector),)
+    return found
