@@ -9,8 +9,7 @@ network computes with that channel unread. What is built for a fixed number of c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from laconic import surgery
 from laconic.steps.prune.labels import Axis, labelled
-from laconic.steps.prune.resize import resized
+from laconic.steps.prune.resize import failing, resized, undone
 
 _NORMS_OVER_CHANNELS = (F.layer_norm, F.rms_norm, F.group_norm)
 _TOLERANCE = 1e-3
@@ -165,16 +164,8 @@ def pruned(model: nn.Module, graph: Graph, removal: Units) -> None:
 
 
 def guilty(model: nn.Module, example: Mapping[str, Tensor], graph: Graph, removal: Units) -> list[str]:
-    """The groups that cannot go as ``removal`` says; all at once first, since all pass as a rule."""
-    if not removal or _can_go(model, example, graph, removal):
-        return []
-    names = list(removal)
-    if len(names) == 1:
-        return names
-    halves = (names[: len(names) // 2], names[len(names) // 2 :])
-    found = [bad for half in halves for bad in guilty(model, example, graph, {n: removal[n] for n in half})]
-    rest = {name: units for name, units in removal.items() if name not in found}
-    return found if _can_go(model, example, graph, rest) else names
+    """The groups that cannot go as ``removal`` says."""
+    return failing(list(removal), lambda names: _can_go(model, example, graph, {n: removal[n] for n in names}))
 
 
 @torch.no_grad()
@@ -192,7 +183,7 @@ def _can_go(model: nn.Module, example: Mapping[str, Tensor], graph: Graph, remov
         if axis.role == "gives" and path.endswith("weight")
     }
     try:
-        with _without(model, graph, after):
+        with undone(resized(model, graph.axes, after.axes)):
             found = _watched(model, example, {})
     except Exception:  # whatever a network does whose sizes no longer fit
         return False
@@ -258,14 +249,3 @@ def _agree(key: str, found: Tensor, wanted: Tensor, left: Mapping[str, Tensor]) 
         return False
     most = float(wanted.abs().max()) if wanted.numel() else 0.0
     return bool(((found - wanted).abs() <= _TOLERANCE * most).all())
-
-
-@contextmanager
-def _without(model: nn.Module, graph: Graph, after: Graph) -> Iterator[None]:
-    """While this lasts, the channels that ``after`` lacks are gone."""
-    undo = resized(model, graph.axes, after.axes)
-    try:
-        yield
-    finally:
-        for put_back in reversed(undo):
-            put_back()

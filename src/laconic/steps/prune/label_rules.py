@@ -83,8 +83,7 @@ def transposed(trail: Trail, call: Called) -> list[Tensor]:
     x, weight, bias = call.take(0, "input"), call.take(1, "weight"), call.take(2, "bias")
     labels = trail.of(x)
     if (call.take(6, "groups") or 1) > 1:
-        trail.fix(labels, UNKNOWN.format("a transposed convolution in groups"))
-        return [torch.zeros(y.shape, dtype=torch.float64) for y in call.results()]
+        return fixed(trail, call, UNKNOWN.format("a transposed convolution in groups"))
     read = _read(trail, labels, 1)
     if read is not None:
         trail.tie(read, trail.axis(weight, 0, "reads"))
@@ -194,6 +193,11 @@ def same(trail: Trail, call: Called) -> list[Tensor]:
     return [trail.of(call.args[0])]
 
 
+def nothing(trail: Trail, call: Called) -> list[Tensor]:
+    """Numbers that are nobody's."""
+    return [torch.zeros(y.shape, dtype=torch.float64) for y in call.results()]
+
+
 def halves(trail: Trail, call: Called) -> list[Tensor]:
     """A gated linear unit: one half weighs the other."""
     dim = call.take(1, "dim")
@@ -260,7 +264,7 @@ def _varies(labels: Tensor, spread: Tensor) -> bool:
 def fixed(trail: Trail, call: Called, reason: str) -> list[Tensor]:
     for x in call.floats():
         trail.fix(trail.of(x), reason)
-    return [torch.zeros(y.shape, dtype=torch.float64) for y in call.results()]
+    return nothing(trail, call)
 
 
 def attention(trail: Trail, call: Called) -> list[Tensor]:
@@ -304,6 +308,11 @@ RULES: dict[str, Rule] = {
         move,
     ),
     **dict.fromkeys(("to", "float", "type", "type_as", "cpu", "requires_grad"), same),
+    **dict.fromkeys(
+        ("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "zeros_like", "ones_like", "full_like",
+         "empty_like", "rand_like", "randn_like"),
+        nothing,
+    ),
     "glu": halves,
     **dict.fromkeys(
         ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "prod", "logsumexp", "median", *_NORMS), reduction

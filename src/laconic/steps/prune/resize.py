@@ -1,8 +1,10 @@
-"""Taking places of parameters and buffers away, and setting the sizes that their modules state."""
+"""Taking places of parameters and buffers away, setting the sizes that their modules state, and taking it back; what
+fails is found by trying."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,8 +17,11 @@ from laconic.steps.prune.labels import Axis
 Axes = Mapping[tuple[str, int], Axis]
 
 
+Undo = list[Callable[[], None]]
+
+
 @torch.no_grad()
-def resized(model: nn.Module, before: Axes, after: Axes) -> list[Callable[[], None]]:
+def resized(model: nn.Module, before: Axes, after: Axes) -> Undo:
     """Keep of each axis the places whose channels are in ``after``, in place; returns what undoes it, step by step."""
     stays: dict[str, dict[int, Tensor]] = {}
     for (path, dim), axis in before.items():
@@ -25,7 +30,7 @@ def resized(model: nn.Module, before: Axes, after: Axes) -> list[Callable[[], No
             stays.setdefault(path, {})[dim] = torch.as_tensor(places)
     known = dict((*model.named_parameters(), *model.named_buffers()))
     made = {id(known[path]): _kept(known[path], dims) for path, dims in stays.items()}
-    undo: list[Callable[[], None]] = []
+    undo: Undo = []
     for module in model.modules():
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         changed = [(table, key, t) for table in tables for key, t in table.items() if id(t) in made]
@@ -37,6 +42,27 @@ def resized(model: nn.Module, before: Axes, after: Axes) -> list[Callable[[], No
                 undo.append(partial(setattr, module, name, getattr(module, name)))
                 setattr(module, name, size)
     return undo
+
+
+@contextmanager
+def undone(undo: Undo) -> Iterator[None]:
+    """Undo, at the end, what was done."""
+    try:
+        yield
+    finally:
+        for put_back in reversed(undo):
+            put_back()
+
+
+def failing(names: Sequence[str], works: Callable[[Sequence[str]], bool]) -> list[str]:
+    """The names without which ``works`` is true; all at once first, since all work as a rule, then by halves."""
+    if not names or works(names):
+        return []
+    if len(names) == 1:
+        return list(names)
+    middle = len(names) // 2
+    found = [*failing(names[:middle], works), *failing(names[middle:], works)]
+    return found if works([name for name in names if name not in found]) else list(names)
 
 
 def _kept(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
