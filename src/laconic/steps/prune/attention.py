@@ -102,7 +102,7 @@ def _axes(model: nn.Module, attention: Attention) -> dict[tuple[str, int], Axis]
         heads = [dim for dim, size in enumerate(tensor.shape) if size == attention.groups > 1]
         if len(heads) == 1:
             axes[path, heads[0]] = Axis("passes", np.arange(attention.groups))
-        elif tensor.shape == columns.shape:  # a bias kept apart
+        elif "." not in inner and tensor.shape == columns.shape:  # a bias kept apart
             axes[path, 0] = Axis("passes", columns)
     known = {path for path, _ in (*model.named_parameters(), *model.named_buffers())}
     return {where: axis for where, axis in axes.items() if where[0] in known}

@@ -216,7 +216,7 @@ def _watched(
         if func in _NORMS_OVER_CHANNELS:
             return _unnormed(func, *args, **kwargs)
         if func is F.batch_norm and (kwargs.get("training") or (len(args) > 5 and args[5])):
-            return args[0]  # a norm of weights
+            return _unstandardised(*args, **kwargs)
         name = func.__name__ if hasattr(func, "__name__") else ""
         if not name.startswith(("conv", "linear")) or not args:
             return func(*args, **kwargs)
@@ -238,6 +238,14 @@ def _unnormed(func: Callable[..., Any], x: Tensor, shape: Any, *_: Any, **__: An
         raise ValueError(f"a norm over {shape}")
     if func is F.group_norm and x.shape[1] % shape:
         raise ValueError(f"{shape} groups")
+    return x
+
+
+def _unstandardised(x: Tensor, *given: Any, weight: Tensor | None = None, **_: Any) -> Tensor:
+    """A norm by the statistics of the moment, as weights are standardised with."""
+    gain = given[2] if len(given) > 2 else weight
+    if gain is not None and len(gain) != x.shape[1]:
+        raise ValueError(f"{len(gain)} gains")
     return x
 
 

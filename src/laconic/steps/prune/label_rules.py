@@ -66,9 +66,13 @@ def _weight(trail: Trail, call: Called, given: Tensor) -> Tensor:
 def convolution(trail: Trail, call: Called) -> list[Tensor]:
     """The columns j of all groups go together, and so do the rows j: groups stay equally wide."""
     x, weight, bias = call.take(0, "input"), call.take(1, "weight"), call.take(2, "bias")
+    computed = not trail.is_leaf(weight)
     weight, groups = _weight(trail, call, weight), call.take(6, "groups") or 1
     read = _read(trail, trail.of(x), 1)
     out = trail.axis(weight, 0, "gives")  # o
+    for gain in call.module.parameters(recurse=False) if computed and call.module is not None else ():
+        if gain.numel() == len(gain) == len(out) and gain.dim() > 1:
+            trail.tie(trail.axis(gain, 0, "passes"), out)
     rows = out.reshape(groups, -1)  # g o/g
     if weight.shape[1] == 1 and groups > 1:
         trail.tie(rows, rows[:, :1] if read is None else read[:, None])

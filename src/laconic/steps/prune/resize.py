@@ -80,7 +80,7 @@ def _sizes(module: Any, old: Mapping[str, Tensor]) -> dict[str, Any]:
         groups: int = module.groups
         if module.transposed:
             return {"in_channels": first, "out_channels": second * groups}
-        if groups > 1 and second == 1 and "weight" in old:  # depthwise: a group went with its channels
+        if groups > 1 and "weight" in old and old["weight"].shape[1] == 1:  # depthwise: a group went with its channels
             groups = groups * first // len(old["weight"])
         return {"in_channels": second * groups, "out_channels": first, "groups": groups}
     if isinstance(module, nn.Linear) and weight is not None:
