@@ -7,7 +7,6 @@ and pruned.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import warnings
 from collections import Counter
@@ -39,7 +38,7 @@ Row = dict[str, Any]
 
 def examine(network: Network) -> Row:
     """The row of one network: its ``status`` is passed, left whole or failed; ``why`` says of the last two why."""
-    row: Row = {"name": network.name, "family": network.family}
+    row: Row = {}
     stage = "load"
     try:
         model, inputs = network.open()
@@ -104,6 +103,40 @@ def by_torch_pruning(network: Network) -> Row:
     return {"status": "passed" if left < params else "left whole", "params_left": left}
 
 
+EXPORTERS = {"torch.export": True, "TorchScript": False}
+"""torch's two exporters of ONNX, and what ``dynamo`` is in each."""
+
+
+def through_onnx(network: Network, exporter: str) -> Row:
+    """Export as torch does, load the file, compare with torch, prune channels of what was loaded, deploy it."""
+    stage = "export"
+    try:
+        model, inputs = network.open()
+        (x,) = _tensors(inputs).values()
+        wanted = outputs(model, inputs)
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            path = Path(folder) / "model.onnx"
+            torch.onnx.export(model, (x,), str(path), dynamo=EXPORTERS[exporter], external_data=False, verbose=False)
+            stage = "load"
+            loaded = models.load(str(path))
+        stage = "compare"
+        difference = _differ(outputs(loaded.module, inputs), wanted)
+        row: Row = {"status": "agrees", "difference": difference, "unsupported": loaded.module.unsupported}
+        if difference > TOLERANCE:
+            return row | {"status": "failed", "why": f"it differs from torch by {difference:.2g}"}
+        stage = "prune"
+        traits = onnxruntime.traits(Target("onnxruntime"))
+        pruned, (facts,) = Recipe((PruneChannels(RATIO),)).apply(loaded.module, task_of(inputs), Context(traits))
+        row["channels"] = sum(map(len, facts["removed"].values()))
+        row |= {"params": _params(loaded.module), "params_left": _params(pruned)}
+        stage = "deploy what was pruned"
+        row["difference_pruned"] = deployed(pruned, inputs, outputs(pruned, inputs))
+        return row | ({"status": "pruned"} if row["channels"] and row["difference_pruned"] < TOLERANCE else {})
+    except Exception as error:  # a benchmark of what may go wrong
+        return {"status": "failed", "why": f"{stage}: {_line(error)}"}
+
+
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 
@@ -134,7 +167,19 @@ def deployed(model: nn.Module, inputs: Arrays, wanted: Mapping[str, Tensor]) -> 
         path = Path(folder) / "model.onnx"
         onnxruntime.deploy(model, inputs, path, target)
         found = onnxruntime.open_file(path, target)(inputs)
-    return max(relative_error(x, y.numpy()) for x, y in zip(found.values(), wanted.values(), strict=True))
+    return _differ({name: torch.as_tensor(x) for name, x in found.items()}, wanted)
+
+
+def warm_up() -> None:
+    """Import and fill what every process would have to: torch's exporter takes seconds for its tables."""
+    torch.set_num_threads(1)
+    inputs = {"x": np.zeros((2, 4), np.float32)}
+    deployed(nn.Linear(4, 3).eval(), inputs, {"output": torch.zeros(2, 3)})
+
+
+def _differ(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+    """The largest relative difference, outputs taken in order."""
+    return max(relative_error(x.numpy(), y.numpy()) for x, y in zip(found.values(), wanted.values(), strict=True))
 
 
 @torch.no_grad()

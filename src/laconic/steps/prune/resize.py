@@ -3,6 +3,7 @@ fails is found by trying."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -55,14 +56,24 @@ def undone(undo: Undo) -> Iterator[None]:
 
 
 def failing(names: Sequence[str], works: Callable[[Sequence[str]], bool]) -> list[str]:
-    """The names without which ``works`` is true; all at once first, since all work as a rule, then by halves."""
+    """The names without which ``works`` is true: all at once first, since all work as a rule, then those alike (but for
+    numbers), then by halves. Where the first and the last of those alike both fail, all of them are taken to."""
     if not names or works(names):
         return []
-    if len(names) == 1:
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"\d+", "#", name), []).append(name)
+    found = [bad for some in alike.values() for bad in _failing(some, works)]
+    return found if works([name for name in names if name not in found]) else list(names)
+
+
+def _failing(names: Sequence[str], works: Callable[[Sequence[str]], bool], apart: bool = False) -> list[str]:
+    if works(names):
+        return []
+    if len(names) == 1 or not (apart or works(names[:1]) or works(names[-1:])):
         return list(names)
     middle = len(names) // 2
-    found = [*failing(names[:middle], works), *failing(names[middle:], works)]
-    return found if works([name for name in names if name not in found]) else list(names)
+    return [*_failing(names[:middle], works, True), *_failing(names[middle:], works, True)]
 
 
 def _kept(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:

@@ -1,0 +1,74 @@
+"""Sizes in Reshape nodes, said relative to what is reshaped, so that layers in front may become narrower.
+
+Exporters write (0, 512) for what was ``flatten(1)``. Here a size that repeats the input's at the same place becomes 0
+(ONNX: copy it), and one of those that are left becomes -1 (what is left over). For the sizes that the graph has now that
+is the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from laconic.models.onnx_import.graph import read_nodes, to_tensor
+
+Sizes = list[int | None]
+
+
+def relative(model: ModelProto) -> ModelProto:
+    """A copy of ``model``; its first dimension is the batch."""
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    known = _sizes(onnx.shape_inference.infer_shapes(model))
+    shapes = {t.name: to_tensor(t).tolist() for t in model.graph.initializer if len(t.dims) == 1 and t.data_type == TensorProto.INT64}
+    constants = [node for node in read_nodes(model) if node.operator == "Constant"]
+    shapes.update((n.outputs[0], n.attributes["value"].tolist()) for n in constants if "value" in n.attributes)
+    for i, node in enumerate(changed.graph.node):
+        if node.op_type != "Reshape" or any(a.name == "allowzero" and a.i for a in node.attribute):
+            continue
+        wanted, given = shapes.get(node.input[1]), known.get(node.input[0])
+        if not isinstance(wanted, list) or given is None:
+            continue
+        found = _relative(given, wanted)
+        if found != wanted:
+            name = f"{node.output[0]}/relative_{i}"
+            changed.graph.initializer.append(numpy_helper.from_array(np.array(found, np.int64), name))
+            node.input[1] = name
+    return changed
+
+
+def _sizes(model: ModelProto) -> dict[str, Sizes]:
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    return {
+        value.name: [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
+        for value in values
+        if value.type.tensor_type.HasField("shape")
+    }
+
+
+def _relative(given: Sizes, wanted: list[int]) -> list[int]:
+    """``wanted`` in terms of ``given``.
+
+    >>> _relative([None, 512, 1, 1], [-1, 512])
+    [0, 0]
+    >>> _relative([None, 8, 8, 96], [0, 2, 4, 2, 4, 96])
+    [0, 2, 4, 2, 4, -1]
+    """
+    found = list(wanted)
+    behind, left = given[1:], wanted[1:]
+    if found[:1] == [-1] and None not in behind and math.prod(s or 1 for s in behind) == math.prod(left):
+        found[0] = 0
+    for i, (size, other) in enumerate(zip(found, given, strict=False)):
+        if size not in (0, other) or (size == 0 and i >= len(given)):
+            break
+        found[i] = 0
+    open_places = [i for i, size in enumerate(found) if size > 0]
+    if -1 in found or not open_places or not found or found[0] > 0:
+        return found
+    last = len(found) - 1
+    chosen = last if found[last] == given[-1] else max(open_places, key=lambda i: found[i])
+    found[chosen] = -1
+    return found
