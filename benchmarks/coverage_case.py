@@ -72,7 +72,7 @@ def _removed(facts: list[Mapping[str, Any]]) -> Row:
         "groups": len(channels["removed"]),
         "channels": sum(map(len, channels["removed"].values())),
         "left_whole": dict(Counter([*heads["left_whole"].values(), *channels["left_whole"].values()])),
-        "left": {**heads["left_whole"], **channels["left_whole"]},
+        
     }
 
 
@@ -117,7 +117,7 @@ def through_onnx(network: Network, exporter: str) -> Row:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             path = Path(folder) / "model.onnx"
-            torch.onnx.export(model, (x,), str(path), dynamo=EXPORTERS[exporter], external_data=False, verbose=False)
+            torch.onnx.export(model, (x[:1],), str(path), dynamo=EXPORTERS[exporter], external_data=False, verbose=False)
             stage = "load"
             loaded = models.load(str(path))
         stage = "compare"
@@ -129,6 +129,7 @@ def through_onnx(network: Network, exporter: str) -> Row:
         traits = onnxruntime.traits(Target("onnxruntime"))
         pruned, (facts,) = Recipe((PruneChannels(RATIO),)).apply(loaded.module, task_of(inputs), Context(traits))
         row["channels"] = sum(map(len, facts["removed"].values()))
+        row["left_whole"] = dict(Counter(facts["left_whole"].values()))
         row |= {"params": _params(loaded.module), "params_left": _params(pruned)}
         stage = "deploy what was pruned"
         row["difference_pruned"] = deployed(pruned, inputs, outputs(pruned, inputs))

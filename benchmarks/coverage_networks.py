@@ -76,9 +76,9 @@ def all_networks() -> list[Network]:
 
     classifiers = sorted(torchvision.models.list_models(module=torchvision.models), key=size)
     return [
-        *(Network(f"torchvision:{name}") for name in classifiers),
-        *(Network(f"timm:{name}") for name in _TIMM.split()),
         *(Network(f"transformers:{name}") for name in _TRANSFORMERS),
+        *(Network(f"timm:{name}") for name in _TIMM.split()),
+        *(Network(f"torchvision:{name}") for name in classifiers),
     ]
 
 

@@ -51,6 +51,8 @@ def test_operators_that_the_target_lacks(refused: Refused, name: str, words: str
     assert words in said
     if name == "Singular":
         assert "_linalg_svd" in said
+    else:
+        assert "shop.py:98: return self.net(x) if x.sum().item() > 0 else self.net(-x)" in said
 
 
 def test_an_operator_that_onnx_runtime_lacks(refused: Refused, tmp_path: Path) -> None:

@@ -250,9 +250,11 @@ def _unstandardised(x: Tensor, *given: Any, weight: Tensor | None = None, **_: A
 
 
 def _agree(key: str, found: Tensor, wanted: Tensor, left: Mapping[str, Tensor]) -> bool:
-    rows = left.get(key.rpartition("/")[0])
-    if rows is not None and rows.shape == wanted.shape[1:]:
-        wanted = wanted[:, rows]
+    if not key.startswith(" "):
+        rows = left.get(key.rpartition("/")[0])
+        if rows is None:  # a layer over places: there are fewer channels to take the mean of
+            return True
+        wanted = wanted[:, rows] if rows.shape == wanted.shape[1:] else wanted
     if found.shape != wanted.shape:
         return False
     most = float(wanted.abs().max()) if wanted.numel() else 0.0

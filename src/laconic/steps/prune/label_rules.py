@@ -248,10 +248,10 @@ def elementwise(trail: Trail, call: Called) -> list[Tensor]:
         shape = (*[1] * (result.dim() - x.dim()), *x.shape)
         spread = torch.tensor([a != b for a, b in zip(shape, result.shape, strict=True)], dtype=torch.bool)
         wide = labels.expand(result.shape)
-        if _varies(found, spread):
+        if _is_spread(labels, spread, found):
             trail.fix(labels, SPREAD)
             continue
-        if _varies(wide, narrow):
+        if _is_spread(found, narrow, wide):
             trail.fix(found, SPREAD)
             found, narrow = wide, spread
             continue
@@ -261,8 +261,11 @@ def elementwise(trail: Trail, call: Called) -> list[Tensor]:
     return [found]
 
 
-def _varies(labels: Tensor, spread: Tensor) -> bool:
-    return any(bool((labels != labels.narrow(int(d), 0, 1)).any()) for d in spread.nonzero().flatten())
+def _is_spread(labels: Tensor, spread: Tensor, other: Tensor) -> bool:
+    """Whether ``labels``, all of one channel, lie over several channels of ``other`` along the axes ``spread``."""
+    return len(torch.unique(labels[labels > 0])) == 1 and any(
+        bool((other != other.narrow(int(d), 0, 1)).any()) for d in spread.nonzero().flatten()
+    )
 
 
 def fixed(trail: Trail, call: Called, reason: str) -> list[Tensor]:

@@ -52,10 +52,10 @@ class Labelled:
 
 @torch.no_grad()
 def labelled(model: nn.Module, example: Mapping[str, Tensor]) -> Labelled:
-    """Run ``model`` on the first sample and follow its channels."""
+    """Run ``model`` on the example and follow its channels."""
     trail = Trail(model)
     with surgery.watched(model, trail.handle):
-        outputs = surgery.call(model, {name: x[:1] for name, x in example.items()})
+        outputs = surgery.call(model, example)
     for y in outputs.values():
         trail.fix(trail.of(y), OUTPUT)
     return trail.resolved()
