@@ -1,8 +1,8 @@
 """How many networks laconic can prune: load -> profile -> prune 30 % of the heads and channels -> deploy -> compare.
 
-Each network (:mod:`.coverage_networks`) runs in a process of its own, with a limit on time, so that a crash or a hang is
-its row's; torch-pruning alone runs beside it. Rows are kept as they come in: ``python -m benchmarks.coverage`` goes on
-where it was stopped, ``--only NAME ...`` runs these again.
+Each network (:mod:`.coverage_networks`) runs in a process of its own, with a limit on time, so that a crash or a hang
+is its row's; torch-pruning alone runs beside it. Rows are kept as they come in: ``python -m benchmarks.coverage`` goes
+on where it was stopped, ``--only NAME ...`` runs these again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
-from benchmarks.coverage_networks import Network, all_networks
+from benchmarks.coverage_networks import all_networks
 
 LIMIT_S = 900
 NAME = "coverage"
@@ -25,8 +25,8 @@ Row = dict[str, Any]
 
 
 def main(folder: Path, only: tuple[str, ...] = ()) -> Row:
-    """Run what the record in ``folder`` lacks, or ``only`` the networks whose names hold one of these words; first all of
-    laconic, then all of torch-pruning, then ONNX."""
+    """Run what the record in ``folder`` lacks, or ``only`` the networks whose names hold one of these words; first all
+    of laconic, then all of torch-pruning, then ONNX."""
     from benchmarks import coverage_case as case
 
     path = folder / f"{NAME}.json"

@@ -1,8 +1,8 @@
 """What the coverage benchmark does with one network, in a process of its own.
 
 ``examine``: load, profile, prune, deploy, compare. ``by_torch_pruning``: the same network by torch-pruning's own
-high-level API, as its documentation shows it. ``through_onnx``: the network as torch's two exporters write it, read back
-and pruned.
+high-level API, as its documentation shows it. ``through_onnx``: the network as torch's two exporters write it, read
+back and pruned.
 """
 
 from __future__ import annotations
@@ -72,7 +72,6 @@ def _removed(facts: list[Mapping[str, Any]]) -> Row:
         "groups": len(channels["removed"]),
         "channels": sum(map(len, channels["removed"].values())),
         "left_whole": dict(Counter([*heads["left_whole"].values(), *channels["left_whole"].values()])),
-        
     }
 
 
@@ -117,7 +116,9 @@ def through_onnx(network: Network, exporter: str) -> Row:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             path = Path(folder) / "model.onnx"
-            torch.onnx.export(model, (x[:1],), str(path), dynamo=EXPORTERS[exporter], external_data=False, verbose=False)
+            torch.onnx.export(
+                model, (x[:1],), str(path), dynamo=EXPORTERS[exporter], external_data=False, verbose=False
+            )
             stage = "load"
             loaded = models.load(str(path))
         stage = "compare"
@@ -157,7 +158,9 @@ class Rows:
 def task_of(inputs: Arrays) -> Task:
     """A task of these inputs alone; magnitudes need no more."""
     rows = Rows(inputs)
-    nothing = Metric("none", lambda outputs, targets: np.zeros(1), lambda outputs: np.zeros(1), lambda records: 0.0, True)
+    nothing = Metric(
+        "none", lambda outputs, targets: np.zeros(1), lambda outputs: np.zeros(1), lambda records: 0.0, True
+    )
     return Task("noise", nothing, rows, rows, rows, None, False, "noise", calibration=len(rows))
 
 

@@ -1,8 +1,8 @@
 """The networks of the coverage benchmark: what each is, how it is opened, what it is given.
 
-Every classifier of torchvision; of timm the smallest member (by parameters) of every module whose smallest has fewer
-than 60 million of them and takes pictures of at most 320 pixels; transformers by :mod:`benchmarks.coverage_transformers`.
-Weights are random.
+Every classifier of torchvision; of timm 1.0 the smallest member (by parameters, and with few exceptions) of every module
+whose smallest has fewer than 60 million of them and takes pictures of at most 320 pixels; transformers by
+:mod:`benchmarks.coverage_transformers`. Weights are random; small networks come first.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _TRANSFORMERS = (
     *_TEXTS,
 )
 _TIMM = """
-halonet_h1 test_byobnet cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32 test_convnext cpubone_nano
-crossvit_tiny_240 cs3darknet_focus_s cspnext_tiny davit_tiny deit_tiny_patch16_224 densenet121 dla46x_c dpn48b
-edgenext_xx_small efficientformer_l1 efficientformerv2_s0 test_efficientnet efficientvim_m1 efficientvit_b0
-efficientvit_m0 vit_tiny_patch16_dinov3_qkvb fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_050
-hardcorenas_b hgnetv2_b0 hiera_tiny_224 hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2 inception_v3
-inception_v4 lcnetv2_small levit_384_s8 lowformer_b0 test_mambaout test_coatnet poolformerv2_s12 gmlp_ti16_224
-mobilenetv3_small_050 mobilevit_xxs mvitv2_tiny nest_tiny nextvit_small test_nfnet pit_ti_224 pvt_v2_b0 rdnet_tiny
-regnetx_002 repghostnet_050 repvit_m1 res2next50 resnest14d test_resnet resnetv2_18 rexnet_100 selecsls42
-legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224
-swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small
-visformer_tiny test_vit vit_tiny_r_s16_p8_224 test_vit_relpos vitamin_small_224 volo_d1_224 ese_vovnet19b_slim_dw
-legacy_xception xception41p xcit_nano_12_p8_224
+test_convnext test_efficientnet test_vit test_nfnet test_mambaout test_byobnet test_resnet starnet_s050 test_coatnet
+test_vit_relpos dla46x_c mobilevit_xxs edgenext_xx_small mobilenetv3_small_050 ese_vovnet19b_slim_dw repghostnet_050
+efficientvit_m0 ghostnet_050 regnetx_002 cspnext_tiny iformer_t xcit_nano_12_p8_224 cs3darknet_focus_s efficientvit_b0
+swiftformer_xs efficientformerv2_s0 pvt_v2_b0 fasternet_t0 fastvit_t8 lcnetv2_small inception_next_atto rexnet_100
+pit_ti_224 hardcorenas_b repvit_m1 vit_tiny_patch16_dinov3_qkvb coat_tiny convit_tiny deit_tiny_patch16_224
+gmlp_ti16_224 hgnetv2_b0 shvit_s1 vit_tiny_r_s16_p8_224 cpubone_nano efficientvim_m1 crossvit_tiny_240 densenet121
+halonet_h1 dpn48b visformer_tiny resnest14d resnetv2_18 legacy_seresnet18 poolformerv2_s12 cait_xxs24_224 skresnet18
+gcvit_xxtiny tiny_vit_5m_224 efficientformer_l1 hrnet_w18_small lowformer_b0 nest_tiny convmixer_768_32
+vitamin_small_224 legacy_xception tnt_s_legacy_patch16_224 inception_v3 rdnet_tiny twins_svt_small mvitv2_tiny
+res2next50 volo_d1_224 xception41p sequencer2d_s hiera_tiny_224 swin_tiny_patch4_window7_224 swinv2_cr_tiny_224
+swinv2_tiny_window8_256 davit_tiny focalnet_tiny_srf selecsls42 tresnet_m nextvit_small levit_384_s8 inception_v4
+inception_resnet_v2
 """
 
 
@@ -57,7 +57,9 @@ class Network:
         if self.source == "transformers":
             module = lively(models.load(f"{_FACTORIES}:{kind}").module)
             rng = np.random.default_rng(0)
-            return module, {"input_ids": rng.integers(0, 99, (2, 12))} if kind in _TEXTS else {"pixel_values": noise(64)}
+            return module, {"input_ids": rng.integers(0, 99, (2, 12))} if kind in _TEXTS else {
+                "pixel_values": noise(64)
+            }
         loaded = models.load(self.name)
         assert loaded.input_shape is not None
         own = loaded.input_shape[-1]

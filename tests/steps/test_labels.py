@@ -49,8 +49,8 @@ def gated(m: Any, x: Tensor) -> Tensor:
 
 
 def shuffled(m: Any, x: Tensor) -> Tensor:
-    n, c, h, w = (y := m.a(x)).shape
-    return m.b(y.view(n, 2, -1, h, w).sum(1))
+    y = m.a(x)
+    return m.b(y.view(len(y), 2, -1, *y.shape[2:]).sum(1))
 
 
 def tokens(m: Any, x: Tensor) -> Tensor:
@@ -83,7 +83,8 @@ CASES: dict[str, tuple[Forward, str, dict[str, Any], dict[str, list[int]]]] = {
         {"a.weight 0": [1, 5], "b.weight 1": [1]},
     ),
     "a depthwise convolution gives several for one": (
-        lambda m, x: m.head(mean(m.b(m.a(x)))), "a", {"a": conv(3, 4), "b": conv(4, 8, groups=4), "head": nn.Linear(8, 2)},
+        lambda m, x: m.head(mean(m.b(m.a(x)))), "a",
+        {"a": conv(3, 4), "b": conv(4, 8, groups=4), "head": nn.Linear(8, 2)},
         {"a.weight 0": [1], "b.weight 0": [2, 3], "head.weight 1": [2, 3]},
     ),
     "parameters along the channels": (

@@ -400,7 +400,7 @@ def test_grouped_convolutions_lose_the_same_channels_in_every_group() -> None:
 def test_a_ratio_never_empties_a_layer() -> None:
     changed, _ = prune("plain", PruneChannels(0.999))
     assert min(len(layer.weight) for layer in surgery.weighted_layers(changed).values()) == 1
-    with pytest.raises(RecipeError, match="PruneChannels of conv1: got 1.0, wanted 0 up to, not including, 1"):
+    with pytest.raises(RecipeError, match=r"PruneChannels of conv1: got 1\.0, wanted 0 up to, not including, 1"):
         PruneChannels(layers={"conv1": 1.0})
 
 
@@ -422,7 +422,12 @@ def test_shared_weights_are_left_whole() -> None:
         ("plain", PruneChannels(layers={"fc2": 0.5}), (), r"got fc2, .*; its channels are the model's outputs"),
         ("residual", PruneChannels(layers={"blocks.0.conv2": 0.5}), (), r"leads no group: got blocks.0.conv2"),
         ("plain", PruneChannels(layers={"conv1": 0.5}), ("conv1",), r"got conv1, .*; --keep names conv1"),
-        ("residual", PruneChannels(layers={"stem.0": 0.5}), ("blocks.0.conv2",), "stem.0, .*--keep names blocks.0.conv2"),
+        (
+            "residual",
+            PruneChannels(layers={"stem.0": 0.5}),
+            ("blocks.0.conv2",),
+            "stem.0, .*--keep names blocks.0.conv2",
+        ),
         ("pair", PruneChannels(layers={"conv": 0.5}), (), r"got conv, wanted none; its channels are the model's"),
     ],
 )

@@ -29,7 +29,9 @@ from laconic.runtime import onnx_blocks, onnx_codebook
 
 OPSET = 20
 _LARGEST_BATCH = 4096
-_NOT_THE_MODELS = tuple(str(Path(module.__file__ or "").parent) + os.sep for module in (torch, onnx, ir, onnxscript, laconic))
+_NOT_THE_MODELS = tuple(
+    str(Path(module.__file__ or "").parent) + os.sep for module in (torch, onnx, ir, onnxscript, laconic)
+)
 
 
 def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[torch.export.ExportedProgram, list[str]]:

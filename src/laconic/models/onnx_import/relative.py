@@ -1,8 +1,8 @@
 """Sizes in Reshape nodes, said relative to what is reshaped, so that layers in front may become narrower.
 
 Exporters write (0, 512) for what was ``flatten(1)``. Here a size that repeats the input's at the same place becomes 0
-(ONNX: copy it), and one of those that are left becomes -1 (what is left over). For the sizes that the graph has now that
-is the same.
+(ONNX: copy it), and one of those that are left becomes -1 (what is left over). For the sizes that the graph has now
+that is the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ def relative(model: ModelProto) -> ModelProto:
     changed = ModelProto()
     changed.CopyFrom(model)
     known = _sizes(onnx.shape_inference.infer_shapes(model))
-    shapes = {t.name: to_tensor(t).tolist() for t in model.graph.initializer if len(t.dims) == 1 and t.data_type == TensorProto.INT64}
+    shapes = {
+        t.name: to_tensor(t).tolist()
+        for t in model.graph.initializer
+        if len(t.dims) == 1 and t.data_type == TensorProto.INT64
+    }
     constants = [node for node in read_nodes(model) if node.operator == "Constant"]
     shapes.update((n.outputs[0], n.attributes["value"].tolist()) for n in constants if "value" in n.attributes)
     for i, node in enumerate(changed.graph.node):
@@ -56,6 +60,8 @@ def _relative(given: Sizes, wanted: list[int]) -> list[int]:
     [0, 0]
     >>> _relative([None, 8, 8, 96], [0, 2, 4, 2, 4, 96])
     [0, 2, 4, 2, 4, -1]
+    >>> _relative([None, 48, 12, 12], [0, 2, 24, 12, 12])
+    [0, 2, -1, 12, 12]
     """
     found = list(wanted)
     behind, left = given[1:], wanted[1:]
@@ -68,7 +74,10 @@ def _relative(given: Sizes, wanted: list[int]) -> list[int]:
     open_places = [i for i, size in enumerate(found) if size > 0]
     if -1 in found or not open_places or not found or found[0] > 0:
         return found
-    last = len(found) - 1
-    chosen = last if found[last] == given[-1] else max(open_places, key=lambda i: found[i])
-    found[chosen] = -1
+    last, same = len(found) - 1, 0
+    while same < min(len(open_places), len(given)) and found[last - same] == given[-1 - same]:
+        same += 1
+    if same > 1:  # maps behind the channels
+        open_places = open_places[: len(open_places) - same] or [last]
+    found[last if same == 1 else max(open_places, key=lambda i: found[i])] = -1
     return found

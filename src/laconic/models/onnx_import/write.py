@@ -18,8 +18,9 @@ from laconic.models.onnx_import.nodes import OnnxNode
 
 @dataclass(frozen=True)
 class Written:
-    """Where a layer's, or a plain node's, tensors lie: the ``index`` of its node, whether its weight lies ``transposed``, and for a
-    MatMul the index of the addition that is its bias, with the position of the bias among that node's inputs."""
+    """Where the tensors of a layer or a plain node lie: the ``index`` of its node, whether its weight lies
+    ``transposed``, and for a MatMul the index of the addition that is its bias, with the position of the bias among
+    that node's inputs."""
 
     index: int
     transposed: bool = False

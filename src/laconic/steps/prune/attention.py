@@ -2,9 +2,9 @@
 
 Known are modules that hold one layer or several for queries, keys and values and one for what comes out, by the names
 that timm, transformers, torchvision and torch itself use (torch's projections are linear layers once a model is loaded,
-and so are GPT-2's). Where several query heads share a key and a value (Ainslie et al. 2023, arXiv 2305.13245), what goes
-together is a key with all its queries. What else the module holds per head (a table of position biases, a temperature)
-goes with its head.
+and so are GPT-2's). Where several query heads share a key and a value (Ainslie et al. 2023, arXiv 2305.13245), what
+goes together is a key with all its queries. What else the module holds per head (a table of position biases, a
+temperature) goes with its head.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ what cannot be pruned is left whole and named in the facts. What is left can be 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 

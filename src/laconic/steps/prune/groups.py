@@ -45,7 +45,7 @@ class ChannelGroup:
 
 
 class Graph:
-    """Whose channels lie where: ``axes`` by the parameter's path and axis; ``units``: each group's channels in order."""
+    """Whose channels lie where: ``axes`` by the parameter's path and axis; ``units``: each group's, in order."""
 
     def __init__(self, axes: dict[tuple[str, int], Axis], units: dict[str, np.ndarray[Any, Any]]) -> None:
         self.axes = axes
@@ -120,7 +120,9 @@ def coupling(
     return Coupling(tuple(g for g in groups if g.name not in left_whole), left_whole, graph)
 
 
-def _units(axes: Mapping[tuple[str, int], Axis], layers: Mapping[str, surgery.Layer]) -> dict[str, np.ndarray[Any, Any]]:
+def _units(
+    axes: Mapping[tuple[str, int], Axis], layers: Mapping[str, surgery.Layer]
+) -> dict[str, np.ndarray[Any, Any]]:
     """The channels of each group: those that the same layer is the first to give, in its order."""
     seen: set[int] = set()
     units = {}

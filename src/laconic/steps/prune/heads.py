@@ -140,9 +140,7 @@ def _can_go(model: nn.Module, attentions: Sequence[Attention], example: Mapping[
     )
 
 
-def _outputs(
-    model: nn.Module, example: Mapping[str, Tensor], unread: Mapping[str, Tensor | None]
-) -> dict[str, Tensor]:
+def _outputs(model: nn.Module, example: Mapping[str, Tensor], unread: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
     """The model's outputs and those of the layers named in ``unread``, whose inputs named there are zero."""
     seen: dict[str, Tensor] = {}
 

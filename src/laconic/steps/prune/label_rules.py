@@ -189,7 +189,9 @@ def group_norm(trail: Trail, call: Called) -> list[Tensor]:
 def move(trail: Trail, call: Called) -> list[Tensor]:
     """What only moves numbers moves their labels; what padding and filling bring in has none."""
     found = tree_leaves(call.func(*trail.swapped(call.args), **trail.swapped(call.kwargs)))
-    return [y if bool(((y == 0) | (y >= FIRST)).all()) else torch.where(y.isfinite() & (y >= FIRST), y, 0.0) for y in found]
+    return [
+        y if bool(((y == 0) | (y >= FIRST)).all()) else torch.where(y.isfinite() & (y >= FIRST), y, 0.0) for y in found
+    ]
 
 
 def same(trail: Trail, call: Called) -> list[Tensor]:
@@ -316,8 +318,19 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("to", "float", "type", "type_as", "cpu", "requires_grad"), same),
     **dict.fromkeys(
-        ("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "zeros_like", "ones_like", "full_like",
-         "empty_like", "rand_like", "randn_like"),
+        (
+            "new_zeros",
+            "new_ones",
+            "new_full",
+            "new_empty",
+            "new_tensor",
+            "zeros_like",
+            "ones_like",
+            "full_like",
+            "empty_like",
+            "rand_like",
+            "randn_like",
+        ),
         nothing,
     ),
     "glu": halves,

@@ -35,8 +35,8 @@ _MOST_ELEMENTS = 2**22
 
 @dataclass
 class Axis:
-    """One axis of a parameter or buffer: it ``gives`` channels, ``reads`` them, or they ``pass`` along it; the channel of
-    each place."""
+    """One axis of a parameter or buffer: it ``gives`` channels, ``reads`` them, or they ``pass`` along it; the channel
+    of each place."""
 
     role: str
     channels: np.ndarray[Any, Any]

@@ -21,8 +21,8 @@ _LEAST = 1e-30
 
 @dataclass(frozen=True)
 class Members:
-    """The modules that hold some ``channels`` of a group, all of them evenly, by name, each with the cut that makes these
-    channels its units."""
+    """The modules that hold some ``channels`` of a group, all of them evenly, by name, each with the cut that makes
+    these channels its units."""
 
     channels: Tensor
     givers: Mapping[str, Cut]
@@ -37,8 +37,8 @@ class Members:
 
 
 def members(model: nn.Module, graph: Graph, group: ChannelGroup) -> list[Members]:
-    """Who gives and who reads the channels of ``group``: convolutions, linear layers and batch norms; apart for channels
-    that lie in different modules."""
+    """Who gives and who reads the channels of ``group``: convolutions, linear layers and batch norms; apart for
+    channels that lie in different modules."""
     layers = surgery.weighted_layers(model)
     norms = {name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     found = graph.places(group.name, range(group.channels))
