@@ -32,8 +32,8 @@ def main(folder: Path, only: tuple[str, ...] = ()) -> Row:
     path = folder / f"{NAME}.json"
     rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     networks = all_networks()
-    case.warm_up()
-    processes = multiprocessing.get_context("fork")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["benchmarks.coverage_case"])
     parts: list[tuple[str, Callable[..., Row], tuple[Any, ...]]] = [
         ("laconic", case.examine, ()),
         ("torch_pruning", case.by_torch_pruning, ()),
@@ -51,7 +51,7 @@ def main(folder: Path, only: tuple[str, ...] = ()) -> Row:
             row[part]["seconds"] = round(time.monotonic() - start, 1)
             print(f"{part}: {network.name}: {row[part]['status']} {row[part].get('why', '')}", flush=True)
             found = records.write(folder, NAME, {"rows": [rows[n.name] for n in networks if n.name in rows]})
-    return found or json.loads(path.read_text())  # type: ignore[no-any-return]
+    return found or json.loads(path.read_text())
 
 
 def _apart(processes: Any, work: Callable[..., Row], *given: Any) -> Row:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ Row = dict[str, Any]
 
 def examine(network: Network) -> Row:
     """The row of one network: its ``status`` is passed, left whole or failed; ``why`` says of the last two why."""
+    torch.set_num_threads(1)
     row: Row = {}
     stage = "load"
     try:
@@ -65,7 +66,7 @@ def examine(network: Network) -> Row:
     return row | ({"status": "passed"} if after.params < before.params else {"status": "left whole"})
 
 
-def _removed(facts: list[Mapping[str, Any]]) -> Row:
+def _removed(facts: Sequence[Mapping[str, Any]]) -> Row:
     heads, channels = facts
     return {
         "heads": sum(map(len, heads["removed"].values())),
@@ -172,13 +173,6 @@ def deployed(model: nn.Module, inputs: Arrays, wanted: Mapping[str, Tensor]) -> 
         onnxruntime.deploy(model, inputs, path, target)
         found = onnxruntime.open_file(path, target)(inputs)
     return _differ({name: torch.as_tensor(x) for name, x in found.items()}, wanted)
-
-
-def warm_up() -> None:
-    """Import and fill what every process would have to: torch's exporter takes seconds for its tables."""
-    torch.set_num_threads(1)
-    inputs = {"x": np.zeros((2, 4), np.float32)}
-    deployed(nn.Linear(4, 3).eval(), inputs, {"output": torch.zeros(2, 3)})
 
 
 def _differ(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:

@@ -1,6 +1,6 @@
 """The networks of the coverage benchmark: what each is, how it is opened, what it is given.
 
-Every classifier of torchvision; of timm 1.0 the smallest member (by parameters, and with few exceptions) of every module
+Every classifier of torchvision; of timm 1.0 the smallest member (by parameters, with few exceptions) of every module
 whose smallest has fewer than 60 million of them and takes pictures of at most 320 pixels; transformers by
 :mod:`benchmarks.coverage_transformers`. Weights are random; small networks come first.
 """

@@ -18,7 +18,7 @@ from laconic.models.onnx_import.build import build
 from laconic.models.onnx_import.graph import read_inputs, to_tensor
 from laconic.models.onnx_import.module import OnnxModule
 from laconic.models.onnx_import.relative import relative
-from laconic.models.onnx_import.verify import verify
+from laconic.models.onnx_import.verify import agrees, verify
 
 _OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
@@ -30,6 +30,8 @@ def load(path: str) -> LoadedModel:
     freed = free_batch(model)
     shapes = [entry.shape[1:] for entry in read_inputs(freed.model)]
     module = build(relative(freed.model), freed.example, freed.fixed_batch)
+    if not agrees(module, freed.example, freed.outputs):
+        module = build(freed.model, freed.example, freed.fixed_batch)
     verify(module, freed.example, freed.outputs)
     fixed = tuple(size for size in shapes[0] if size is not None)
     return LoadedModel(

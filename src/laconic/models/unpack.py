@@ -14,6 +14,8 @@ appends biases or zeros to its keys.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,9 +36,7 @@ def unpack(module: nn.Module) -> nn.Module:
             part.out_proj.__class__ = nn.Linear  # type: ignore[assignment]
             part.__class__ = _Attention
         elif (type(part).__module__, type(part).__name__) == ("transformers.pytorch_utils", "Conv1D"):
-            part.weight = nn.Parameter(part.weight.detach().T.contiguous(), part.weight.requires_grad)
-            part.out_features, part.in_features = part.weight.shape
-            part.__class__ = nn.Linear
+            _turn(part)
         elif isinstance(part, nn.TransformerEncoder):
             part.use_nested_tensor = False
     return module
@@ -47,6 +47,13 @@ def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
     made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     made.weight, made.bias = weight, bias  # type: ignore[assignment]  # torch takes None for no bias
     return made.train(False)
+
+
+def _turn(part: Any) -> None:
+    """Make a linear layer of one whose weight is (in, out)."""
+    part.weight = nn.Parameter(part.weight.detach().T.contiguous(), part.weight.requires_grad)
+    part.out_features, part.in_features = part.weight.shape
+    part.__class__ = nn.Linear
 
 
 def _make_children(module: nn.Module, names: list[str]) -> None:

@@ -8,12 +8,14 @@ that is the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from laconic.models.onnx_import.graph import read_nodes, to_tensor
+from laconic.models.onnx_import.graph import Node, read_nodes, to_tensor
 
 Sizes = list[int | None]
 
@@ -28,8 +30,10 @@ def relative(model: ModelProto) -> ModelProto:
         for t in model.graph.initializer
         if len(t.dims) == 1 and t.data_type == TensorProto.INT64
     }
-    constants = [node for node in read_nodes(model) if node.operator == "Constant"]
+    nodes = read_nodes(model)
+    constants = [node for node in nodes if node.operator == "Constant"]
     shapes.update((n.outputs[0], n.attributes["value"].tolist()) for n in constants if "value" in n.attributes)
+    shapes.update(_put_together(nodes, shapes))
     for i, node in enumerate(changed.graph.node):
         if node.op_type != "Reshape" or any(a.name == "allowzero" and a.i for a in node.attribute):
             continue
@@ -42,6 +46,14 @@ def relative(model: ModelProto) -> ModelProto:
             changed.graph.initializer.append(numpy_helper.from_array(np.array(found, np.int64), name))
             node.input[1] = name
     return changed
+
+
+def _put_together(nodes: Sequence[Node], shapes: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    """Shapes that begin with a size computed from another's, the batch, and go on with constants."""
+    sized = {node.outputs[0] for node in nodes if node.operator == "Shape" and node.get("end", 0) == 1}
+    for node in nodes:
+        if node.operator == "Concat" and node.inputs[0] in sized and all(name in shapes for name in node.inputs[1:]):
+            yield node.outputs[0], [0, *(size for name in node.inputs[1:] for size in shapes[name])]
 
 
 def _sizes(model: ModelProto) -> dict[str, Sizes]:

@@ -88,7 +88,7 @@ def _out_of(name: str, module: nn.Module, modules: dict[str, nn.Module]) -> str 
 
 def _axes(model: nn.Module, attention: Attention) -> dict[tuple[str, int], Axis]:
     """Which group each place of the module's parameters and buffers belongs to."""
-    axes = {}
+    axes: dict[tuple[str, int], Axis] = {}
     for name in attention.giving:
         rows = attention.rows(linear(model, name), name)
         axes |= {(f"{name}.weight", 0): Axis("gives", rows), (f"{name}.bias", 0): Axis("passes", rows)}

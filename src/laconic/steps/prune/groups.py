@@ -194,7 +194,7 @@ def _can_go(model: nn.Module, example: Mapping[str, Tensor], graph: Graph, remov
 
 def _unread(model: nn.Module, graph: Graph, removal: Units) -> dict[str, tuple[int, Tensor]]:
     """The inputs of each layer, by its axis of channels, that are these channels'."""
-    found = {}
+    found: dict[str, tuple[int, Tensor]] = {}
     modules = dict(model.named_modules())
     for name, channels in removal.items():
         for (path, _), (role, _, places) in graph.places(name, channels).items():

@@ -284,7 +284,7 @@ def unknown(trail: Trail, call: Called) -> list[Tensor]:
     """An operator that is in no table: elementwise where its result has the shape of what it is given."""
     results, shapes = call.results(), [x.shape for x in call.floats()]
     try:
-        whole = torch.broadcast_shapes(*shapes)
+        whole = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     except RuntimeError:
         whole = torch.Size()
     if len(results) == 1 and results[0].shape == whole:

@@ -123,7 +123,7 @@ class Trail:
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Elements of ``a`` and ``b``, broadcast to each other, are of one channel where both have a label."""
-        a, b = torch.broadcast_tensors(a, b)
+        a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
         both = (a != b) & (a > 0) & (b > 0)
         if bool(both.any()):
             pairs = a[both].long() * 2**31 + b[both].long()
@@ -171,7 +171,8 @@ class Trail:
         def channels(labels: Tensor) -> np.ndarray[Any, Any]:
             return np.asarray(channel[labels.long().numpy()])
 
-        axes, whole = {}, {}
+        axes: dict[tuple[str, int], Axis] = {}
+        whole: dict[int, str] = {}
         for leaf in self.leaves.values():
             for dim, (role, labels) in leaf.axes.items():
                 axes[leaf.path, dim] = Axis(role, channels(labels))

@@ -56,13 +56,15 @@ def undone(undo: Undo) -> Iterator[None]:
 
 
 def failing(names: Sequence[str], works: Callable[[Sequence[str]], bool]) -> list[str]:
-    """The names without which ``works`` is true: all at once first, since all work as a rule, then those alike (in
-    modules whose paths differ in numbers), then by halves. Where the first and the last of those alike both fail, all of them are taken to."""
+    """The names without which ``works`` is true: all at once first, since all work as a rule, then those alike
+    (whose paths differ in numbers), then by halves. Where the first and the last of those alike both fail, all of them
+    are taken to."""
     if not names or works(names):
         return []
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(re.sub(r"\d+", "#", name) if "." in name else name, []).append(name)
+        kind = re.sub(r"\d+", "#", name) if "." in name else name
+        alike.setdefault(kind, []).append(name)
     found = [bad for some in alike.values() for bad in _failing(some, works)]
     return found if works([name for name in names if name not in found]) else list(names)
 

@@ -90,7 +90,7 @@ def channel_scores(
             held[group.name] = [part.channels for part in parts]
             looked_at |= {(group.name, i): part.looked_at(criterion) for i, part in enumerate(parts)}
     modules = dict(model.named_modules())
-    numbers = {n: sum(modules[m].weight.numel() for m, _ in parts) for n, parts in looked_at.items()}  # type: ignore[misc]
+    numbers = {n: sum(modules[m].weight.numel() for m, _ in parts) for n, parts in looked_at.items()}
     scored: dict[tuple[str, int], Tensor] = {}
     for some in portions(numbers, criterion.needs):
         layers = {layer for n in some for layer, _ in looked_at[n] if criterion.looks_at != "norms"}
