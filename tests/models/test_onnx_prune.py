@@ -31,9 +31,7 @@ def widths(model: nn.Module) -> list[int]:
     return [len(layer.weight) for layer in surgery.weighted_layers(model).values()]
 
 
-@pytest.mark.parametrize(
-    ("name", "dynamo"), [("resnet", True), ("resnet", False), ("regnet_y", True), ("densenet", False)]
-)
+@pytest.mark.parametrize(("name", "dynamo"), [("resnet", True), ("regnet_y", False), ("densenet", False)])
 def test_a_file_loses_the_channels_that_the_network_would(name: str, dynamo: bool, export: Callable[..., str]) -> None:
     torch.manual_seed(0)
     net = lively(NETS[name]().eval())
@@ -45,10 +43,10 @@ def test_a_file_loses_the_channels_that_the_network_would(name: str, dynamo: boo
     model = changed.to_onnx()  # type: ignore[operator]
     onnx.checker.check_model(model, full_check=True)
     with torch.no_grad():
-        wanted = changed(x)
+        wanted, before = changed(x), module(x)
     (found,) = run_graph(model, [x])
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
-    assert float((wanted - module(x)).abs().max()) > 1e-3
+    assert float((wanted - before).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -35,16 +35,19 @@ def relative(model: ModelProto) -> ModelProto:
     shapes.update((n.outputs[0], n.attributes["value"].tolist()) for n in constants if "value" in n.attributes)
     shapes.update(_put_together(nodes, shapes))
     for i, node in enumerate(changed.graph.node):
-        if node.op_type != "Reshape" or any(a.name == "allowzero" and a.i for a in node.attribute):
-            continue
-        wanted, given = shapes.get(node.input[1]), known.get(node.input[0])
-        if not isinstance(wanted, list) or given is None:
+        wanted = shapes.get(node.input[1]) if node.op_type == "Reshape" else None
+        given = known.get(node.input[0]) if wanted else None
+        zero = any(a.name == "allowzero" and a.i for a in node.attribute)
+        if not isinstance(wanted, list) or given is None or (zero and 0 in wanted):
             continue
         found = _relative(given, wanted)
         if found != wanted:
             name = f"{node.output[0]}/relative_{i}"
             changed.graph.initializer.append(numpy_helper.from_array(np.array(found, np.int64), name))
             node.input[1] = name
+            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
     return changed
 
 
@@ -53,7 +56,7 @@ def _put_together(nodes: Sequence[Node], shapes: Mapping[str, Any]) -> Iterator[
     sized = {node.outputs[0] for node in nodes if node.operator == "Shape" and node.get("end", 0) == 1}
     for node in nodes:
         if node.operator == "Concat" and node.inputs[0] in sized and all(name in shapes for name in node.inputs[1:]):
-            yield node.outputs[0], [0, *(size for name in node.inputs[1:] for size in shapes[name])]
+            yield node.outputs[0], [-1, *(size for name in node.inputs[1:] for size in shapes[name])]
 
 
 def _sizes(model: ModelProto) -> dict[str, Sizes]:
