@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_operators_that_the_target_lacks(refused: Refused, name: str, words: str
     if name == "Singular":
         assert "_linalg_svd" in said
     else:
-        assert "shop.py:98: return self.net(x) if x.sum().item() > 0 else self.net(-x)" in said
+        assert re.search(r"shop\.py:\d+: return self\.net\(x\) if x\.sum\(\)\.item\(\) > 0", said)
 
 
 def test_an_operator_that_onnx_runtime_lacks(refused: Refused, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_file_loses_the_channels_that_the_network_would(name: str, dynamo: boo
     module = load(export(net, (3, 64, 64), dynamo=dynamo)).module
     changed = prune(module)
     assert sorted(widths(changed)) == sorted(widths(prune(net)))
-    assert sum(widths(changed)) < 0.75 * sum(widths(module))
+    assert sum(w for w in widths(changed) if w != 1000) < 0.6 * sum(w for w in widths(module) if w != 1000)
     x = torch.randn(2, 3, 64, 64)
     model = changed.to_onnx()  # type: ignore[operator]
     onnx.checker.check_model(model, full_check=True)
@@ -57,9 +57,9 @@ def test_a_file_loses_the_channels_that_the_network_would(name: str, dynamo: boo
         ([None, 8, 8, 96], [0, 2, 4, 2, 4, 96], [0, 2, 4, 2, 4, -1]),
         ([None, 48, 12, 12], [0, 2, 24, 12, 12], [0, 2, -1, 12, 12]),
         ([None, 2, 24, 12, 12], [0, 48, 12, 12], [0, -1, 12, 12]),
-        ([None, 64, 9], [0, 64, 3, 3], [0, 0, 3, -1]),
+        ([None, 64, 9], [0, 64, 3, 3], [0, 0, -1, 3]),
         ([4, 6], [24], [24]),
-        ([None, 6], [-1, 3, 2], [-1, 3, 2]),
+        ([None, 6], [-1, 3, 2], [0, -1, 2]),
     ],
 )
 def test_sizes_are_said_relative_to_what_is_reshaped(
