@@ -31,6 +31,7 @@ ALL = (
     "fuzz",
     "netadapt",
     "energy",
+    "coverage",
 )
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 from benchmarks import records
+from benchmarks import tables_coverage as covered
 from benchmarks import tables_packing as packed
 from benchmarks import tables_pruning as pruning
 from benchmarks import tables_quantization as few_bits
@@ -195,6 +196,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sparse24_speed": pruning.sparse24_speed,
     "packing": packed.packing,
     "fuzz": packed.fuzz,
+    "coverage": covered.coverage,
 }
 
 if __name__ == "__main__":

@@ -139,6 +139,24 @@ def test_the_table_of_shared_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table[4].endswith("Not run: big: no data.")
 
 
+def test_the_table_of_coverage_counts_and_names_what_did_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"status": "passed", "params": 100, "params_left": 60, "difference": 3e-7}
+    rows = [
+        {"name": "timm:a", "laconic": one, "torch_pruning": {"status": "passed"}},
+        {"name": "timm:b", "laconic": {"status": "left whole", "left_whole": {"it is mixed": 3}}},
+        {"name": "timm:c"},
+        {"name": "torchvision:d", "laconic": {"status": "failed", "why": "deploy: it | broke"}},
+    ]
+    rows[3] |= {"onnx TorchScript": {"status": "pruned"}, "onnx torch.export": {"status": "failed", "why": "load: no"}}
+    monkeypatch.setattr(records, "read", lambda name: {"rows": rows} if name == "coverage" else None)
+    text = tables.TABLES["coverage"]()
+    assert "| timm, a family each | 2 of 3 | 1 | 1 | 0 | 60% | 3e-07 | 1 | 1 | 0 |" in text
+    assert "| all | 3 of 4 | 1 | 1 | 1 |" in text
+    assert "Not passed: `timm:b` left whole: it is mixed. `torchvision:d` failed: deploy: it / broke." in text
+    assert "written by TorchScript: 1 read, 1 agree with torch, 1 were pruned" in text
+    assert "0 agree with torch, 0 were pruned and deployed again. Failed: `torchvision:d`: load: no." in text
+
+
 def test_every_table_stands_on_a_page() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in tables.PAGES)
     assert set(re.findall(r"<!-- table (\w+) -->", text)) == set(tables.TABLES)

@@ -20,7 +20,7 @@ EXTRAS = {
 }
 """Extra -> (distribution, what it gives)."""
 
-CORE = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy", "scipy", "scikit-learn")
+CORE = ("torch", "onnx", "onnxruntime", "numpy", "scipy", "scikit-learn")
 
 
 def examine() -> JsonObject:

@@ -68,7 +68,6 @@ def test_a_processor_for_which_the_machine_has_no_device(refused: Refused) -> No
     assert "torch sees no CUDA device here" in refused("--target", "torch:cuda")
 
 
-@pytest.mark.filterwarnings("ignore:No complete tensor found in the group")  # torch-pruning, of one layer
 def test_a_model_with_which_nothing_can_be_done(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "linear.py"
     path.write_text(f"""

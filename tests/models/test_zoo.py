@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torch_pruning as tp
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
 
 from laconic.data import apply
 from laconic.errors import ModelError
@@ -92,36 +90,6 @@ def test_shortcut_is_a_convolution() -> None:
     shortcut = Shortcut(16, 32)
     assert torch.equal(shortcut.as_convolution()(x), shortcut(x))
     assert shortcut(x)[:, 8:24].equal(x[:, :, ::2, ::2])
-
-
-def test_pruning_dead_channels_changes_nothing() -> None:
-    """With shortcuts as convolutions, torch-pruning couples the right channels: those that are zero can go."""
-    model = ZOO["cifar-resnet-20"].build().eval()
-    for block in (model.layer2[0], model.layer3[0]):
-        block.shortcut = block.shortcut.as_convolution()
-    x = torch.randn(2, 3, 32, 32)
-    graph = tp.DependencyGraph().build_dependency(model, x)
-    convolutions = [model.conv1, model.layer1[0].conv1, model.layer2[0].conv2, model.layer3[2].conv1]
-    for convolution in convolutions:
-        dead = list(range(0, convolution.out_channels, 3))
-        group = graph.get_pruning_group(convolution, tp.prune_conv_out_channels, dead)
-        for item in group:
-            _kill(item)
-        wanted = model(x)
-        width = convolution.out_channels
-        group.prune()
-        assert convolution.out_channels == width - len(dead)
-        torch.testing.assert_close(model(x), wanted, rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-def _kill(item: tp.Group) -> None:
-    """Make the channels that a group's item gives zero."""
-    module = item.dep.target.module
-    if item.dep.handler.__name__ == "prune_out_channels" and hasattr(module, "weight"):
-        module.weight[item.idxs] = 0
-        if isinstance(module, nn.BatchNorm2d):
-            module.bias[item.idxs] = 0
 
 
 @pytest.mark.parametrize("depth", [20, 32, 56])

@@ -54,7 +54,6 @@ GIVERS: dict[str, Givers] = {
     "mlp": {"1": ["1"], "3": ["3"]},
     "twice": {"first": ["first", "again"]},
     "pair": {},
-    "shuffled": {},
 }
 
 
@@ -130,7 +129,7 @@ def test_dead_channels_go_without_a_trace(name: str, group: str, channels: list[
     found = coupling(model, inputs, ())
     layer = surgery.weighted_layers(model)[group]
     count = len(layer.weight)
-    pruned(model, found.graph, group, channels)
+    pruned(model, found.graph, {group: channels})
     assert len(surgery.weighted_layers(model)[group].weight) == count - len(channels)
     after = run(model, inputs)
     for key, y in before.items():
@@ -140,7 +139,7 @@ def test_dead_channels_go_without_a_trace(name: str, group: str, channels: list[
 def test_living_channels_do_leave_a_trace() -> None:
     model, inputs = network("plain"), tensors(inputs_of("plain", 4))
     before = run(model, inputs)["output"]
-    pruned(model, coupling(model, inputs, ()).graph, "conv1", [0])
+    pruned(model, coupling(model, inputs, ()).graph, {"conv1": [0]})
     assert (run(model, inputs)["output"] - before).abs().max() > 1e-3
 
 
@@ -162,7 +161,7 @@ def test_dead_channels_of_a_residual_network_of_the_zoo() -> None:
     before = run(model, x)["output"]
     assert before.abs().max() > 1e-3
     for name, channels in dead.items():
-        pruned(model, found.graph, name, channels)
+        pruned(model, found.graph, {name: channels})
     assert len(surgery.weighted_layers(model)["layer3.0.conv2"].weight) == 60
     torch.testing.assert_close(run(model, x)["output"], before, rtol=1e-4, atol=1e-5 * float(before.abs().max()))
 
@@ -202,7 +201,7 @@ A, B = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1)
     [
         (shuffle, {"b": B, "head": nn.Linear(6, 4)}, {"b"}),
         (halves, {"head": nn.Linear(4, 4)}, set()),
-        (lambda m, x: m.head(F.pixel_shuffle(m.a(x), 2).mean((2, 3))), {"head": nn.Linear(2, 4)}, set()),
+        (lambda m, x: m.head(F.pixel_shuffle(m.a(x), 2).mean((2, 3))), {"head": nn.Linear(2, 4)}, {"a"}),
         (
             lambda m, x: m.head(torch.cat(torch.split(m.a(x), [3, 5], 1)[::-1], 1).mean((2, 3))),
             {"head": nn.Linear(8, 4)},
@@ -211,7 +210,7 @@ A, B = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1)
         (
             lambda m, x: m.head(F.relu(m.norm(m.a(x))).mean((2, 3))),
             {"norm": nn.GroupNorm(2, 8), "head": nn.Linear(8, 4)},
-            set(),
+            {"a"},
         ),
         (
             lambda m, x: m.head((m.c(x) + x).mean((2, 3))),
@@ -388,10 +387,32 @@ def test_kept_layers_keep_their_whole_group() -> None:
     assert facts["left_whole"]["head"] == "its channels are the model's outputs"
 
 
-def test_grouped_convolutions_are_left_whole() -> None:
+def test_grouped_convolutions_lose_the_same_channels_in_every_group() -> None:
     changed, facts = prune("shuffled", PruneChannels(0.5))
-    assert parameters(changed) == parameters(network("shuffled"))
-    assert facts["left_whole"]["conv"] == "grouped convolution grouped"
+    assert list(facts["removed"]) == ["grouped"]
+    assert facts["left_whole"]["conv"] == "the way of its channels through the network cannot be followed"
+    grouped = changed.get_submodule("grouped")
+    assert (grouped.groups, grouped.in_channels, grouped.out_channels) == (2, 8, 4)
+    stay = [row for row in range(8) if row % 4 not in facts["removed"]["grouped"]]
+    assert torch.equal(grouped.weight, network("shuffled").get_submodule("grouped").weight[stay])
+
+
+def test_a_ratio_never_empties_a_layer() -> None:
+    changed, _ = prune("plain", PruneChannels(0.999))
+    assert min(len(layer.weight) for layer in surgery.weighted_layers(changed).values()) == 1
+    with pytest.raises(RecipeError, match=r"PruneChannels of conv1: got 1\.0, wanted 0 up to, not including, 1"):
+        PruneChannels(layers={"conv1": 1.0})
+
+
+def test_shared_weights_are_left_whole() -> None:
+    model = network("mlp")
+    first, second = nn.Linear(24, 24), nn.Linear(24, 24)
+    second.weight = first.weight
+    tied = nn.Sequential(*model[:3], first, nn.ReLU(), second, nn.ReLU(), *model[3:]).eval()
+    changed, facts = prune("mlp", PruneChannels(0.5), tied)
+    assert facts["left_whole"]["1"] == "the weight of 3 is another layer's too"  # coupled to both
+    assert changed[3].weight is changed[5].weight
+    assert list(facts["removed"]) == ["7"]
 
 
 @pytest.mark.parametrize(
@@ -401,6 +422,12 @@ def test_grouped_convolutions_are_left_whole() -> None:
         ("plain", PruneChannels(layers={"fc2": 0.5}), (), r"got fc2, .*; its channels are the model's outputs"),
         ("residual", PruneChannels(layers={"blocks.0.conv2": 0.5}), (), r"leads no group: got blocks.0.conv2"),
         ("plain", PruneChannels(layers={"conv1": 0.5}), ("conv1",), r"got conv1, .*; --keep names conv1"),
+        (
+            "residual",
+            PruneChannels(layers={"stem.0": 0.5}),
+            ("blocks.0.conv2",),
+            "stem.0, .*--keep names blocks.0.conv2",
+        ),
         ("pair", PruneChannels(layers={"conv": 0.5}), (), r"got conv, wanted none; its channels are the model's"),
     ],
 )

@@ -17,7 +17,8 @@ from laconic.models.onnx_import.batch import free_batch
 from laconic.models.onnx_import.build import build
 from laconic.models.onnx_import.graph import read_inputs, to_tensor
 from laconic.models.onnx_import.module import OnnxModule
-from laconic.models.onnx_import.verify import verify
+from laconic.models.onnx_import.relative import relative
+from laconic.models.onnx_import.verify import agrees, verify
 
 _OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
@@ -28,7 +29,9 @@ def load(path: str) -> LoadedModel:
         require_finite(tensor.name, to_tensor(tensor), masks=True)
     freed = free_batch(model)
     shapes = [entry.shape[1:] for entry in read_inputs(freed.model)]
-    module = build(freed.model, freed.example, freed.fixed_batch)
+    module = build(relative(freed.model), freed.example, freed.fixed_batch)
+    if not agrees(module, freed.example, freed.outputs):
+        module = build(freed.model, freed.example, freed.fixed_batch)
     verify(module, freed.example, freed.outputs)
     fixed = tuple(size for size in shapes[0] if size is not None)
     return LoadedModel(

@@ -6,11 +6,15 @@ their own (``weight_ih_l0``, ``in_proj_weight``). Here each becomes the weight o
 torch's own operator, with the children's weights: an exported file has one LSTM node, not an unrolled loop. Attention
 calls its children, so that what they read and give can be quantized too.
 
+GPT-2's ``Conv1D`` of transformers, a linear layer whose weight lies the other way round, becomes one that does not.
+
 Left as they are: subclasses, an LSTM with a projection, attention whose keys are not as wide as its queries, or that
 appends biases or zeros to its keys.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +35,8 @@ def unpack(module: nn.Module) -> nn.Module:
             part.register_parameter("in_proj_bias", None)  # without one, torch's own paths around the children are shut
             part.out_proj.__class__ = nn.Linear  # type: ignore[assignment]
             part.__class__ = _Attention
+        elif (type(part).__module__, type(part).__name__) == ("transformers.pytorch_utils", "Conv1D"):
+            _turn(part)
         elif isinstance(part, nn.TransformerEncoder):
             part.use_nested_tensor = False
     return module
@@ -41,6 +47,13 @@ def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
     made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     made.weight, made.bias = weight, bias  # type: ignore[assignment]  # torch takes None for no bias
     return made.train(False)
+
+
+def _turn(part: Any) -> None:
+    """Make a linear layer of one whose weight is (in, out)."""
+    part.weight = nn.Parameter(part.weight.detach().T.contiguous(), part.weight.requires_grad)
+    part.out_features, part.in_features = part.weight.shape
+    part.__class__ = nn.Linear
 
 
 def _make_children(module: nn.Module, names: list[str]) -> None:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxscript
 import torch
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+import laconic
 from laconic import surgery
 from laconic.errors import DeployError
 from laconic.fake_quantize import PER_TENSOR, weight_quantizer
@@ -24,6 +29,9 @@ from laconic.runtime import onnx_blocks, onnx_codebook
 
 OPSET = 20
 _LARGEST_BATCH = 4096
+_NOT_THE_MODELS = tuple(
+    str(Path(module.__file__ or "").parent) + os.sep for module in (torch, onnx, ir, onnxscript, laconic)
+)
 
 
 def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[torch.export.ExportedProgram, list[str]]:
@@ -115,9 +123,20 @@ def torch_quiet(what: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # torch raises many kinds here; each is one candidate that cannot be exported
-        raise DeployError(f"torch cannot {what}: {_reason(error)}") from error
+        raise DeployError(f"torch cannot {what}: {_reason(error)}{_place(error)}") from error
     finally:
         logging.disable(disabled)
+
+
+def _place(error: BaseException) -> str:
+    """Where in the model's own code an error began, or nothing."""
+    found = ""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not any(part in frame.filename for part in _NOT_THE_MODELS):
+            found = f" ({Path(frame.filename).name}:{frame.lineno}: {frame.line})"
+    return found
 
 
 def _reason(error: BaseException) -> str:

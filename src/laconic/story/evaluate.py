@@ -40,7 +40,7 @@ Progress = Callable[[str, float], None]
 BASELINE = Recipe()
 LIBRARIES = (
     *("laconic", "torch", "onnx", "onnxruntime", "openvino", "litert-torch", "ai-edge-litert", "executorch"),
-    *("tensorrt", "torch-pruning", "numpy"),
+    *("tensorrt", "numpy"),
 )
 _SAMPLES = 8
 _PROBE_SAMPLES = 96  # two thirds to calibrate on, a third to measure on

@@ -94,6 +94,8 @@ class _Builder:
         elif not self._add_layer(index, node):
             module, given, outputs = self._node(node, proto)
             self.append(node.name, module, given, outputs)
+            if isinstance(module, OnnxNode):
+                self.written[self.paths[node.name]] = Written(index)
         for name in (*node.inputs, *captured(proto)):
             self.remaining[name] -= 1
             if name and not self.remaining[name]:
@@ -170,7 +172,8 @@ class _Builder:
 
     def strip(self) -> None:
         """Take out of the graph the tensors that the layers hold now; writing puts them back."""
-        for place in self.written.values():
+        layers = [place for path, place in self.written.items() if not isinstance(self.modules[path], OnnxNode)]
+        for place in layers:
             names = list(self.nodes[place.index].inputs[1:])
             if place.addition is not None:
                 names.append(self.nodes[place.addition[0]].inputs[place.addition[1]])

@@ -26,6 +26,7 @@ class OnnxNode(nn.Module):
         self.fixed: dict[int, Any] = {i: None for i, name in enumerate(node.inputs) if not name}
         self.buffered: list[int] = []
         self.numbers: dict[int, Any] = {}
+        self.shapes = {i: constant.shape for i, constant in constants.items()}
         for i, constant in constants.items():
             if i in self.plain or (not constant.dim() and i in PLAIN_SCALARS.get(node.operator, ())):
                 self.fixed[i] = constant.tolist()
@@ -47,6 +48,10 @@ class OnnxNode(nn.Module):
         buffers = {i: self.get_buffer(f"constant_{i}") for i in self.buffered}
         known = {**self.fixed, **buffers, **moving}
         return OPERATORS[self.node.operator](self.node, *(known[i] for i in places))
+
+    def changed(self) -> list[int]:
+        """The constant inputs, by position, that have another shape than in the graph."""
+        return [i for i in self.buffered if self.get_buffer(f"constant_{i}").shape != self.shapes[i]]
 
     def _on_numbers(self, arguments: list[Any]) -> Any:
         """The node on sizes, where all that it takes are sizes."""

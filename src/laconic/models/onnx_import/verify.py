@@ -30,11 +30,16 @@ def same(found: Tensor, wanted: Tensor) -> bool:
 
 
 @torch.no_grad()
-def verify(module: OnnxModule, example: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
-    """Raise, with the first node that differs, unless the module gives ``wanted``, ONNX Runtime's own outputs."""
+def agrees(module: OnnxModule, example: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Whether the module gives ``wanted``, ONNX Runtime's own outputs."""
     result = module(*example)
     found = result if isinstance(result, tuple) else (result,)
-    if not all(same(*pair) for pair in zip(found, wanted, strict=True)):
+    return all(same(*pair) for pair in zip(found, wanted, strict=True))
+
+
+def verify(module: OnnxModule, example: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+    """Raise, with the first node that differs, unless the module gives ``wanted``, ONNX Runtime's own outputs."""
+    if not agrees(module, example, wanted):
         raise ModelError(
             "the ONNX graph was not understood: the module's outputs differ from ONNX Runtime's",
             got=f"the first difference at {first_difference(module, example)}",

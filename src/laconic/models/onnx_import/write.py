@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from laconic.errors import DeployError
 from laconic.models.onnx_import.graph import captured, count_uses, subgraphs
+from laconic.models.onnx_import.nodes import OnnxNode
 
 
 @dataclass(frozen=True)
 class Written:
-    """Where a layer's tensors lie: the ``index`` of its node, whether its weight lies ``transposed``, and for a
-    MatMul the index of the addition that is its bias, with the position of the bias among that node's inputs."""
+    """Where the tensors of a layer or a plain node lie: the ``index`` of its node, whether its weight lies
+    ``transposed``, and for a MatMul the index of the addition that is its bias, with the position of the bias among
+    that node's inputs."""
 
     index: int
     transposed: bool = False
@@ -35,8 +37,12 @@ def write(model: ModelProto, written: Mapping[str, Written], module: nn.Module) 
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
             for position, name in enumerate(("weight", "bias", "running_mean", "running_var"), start=1):
                 graph.put(path, place.index, position, getattr(layer, name))
+        elif isinstance(layer, OnnxNode):
+            for position in layer.changed():
+                graph.put(path, place.index, position, layer.get_buffer(f"constant_{position}"))
         elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
             graph.put(path, place.index, 1, layer.weight.T if place.transposed else layer.weight)
+            graph.set_groups(place.index, getattr(layer, "groups", 1))
             _write_bias(graph, path, place, layer.bias)
         else:
             raise DeployError(f"layer {path} became a {type(layer).__name__}, which has no place in the ONNX graph")
@@ -79,9 +85,15 @@ class _Graph:
         before = self.initializers.get(name)
         if before is not None and self.uses[name] == 1:
             before.CopyFrom(numpy_helper.from_array(value, name))
-        elif before is None or not np.array_equal(numpy_helper.to_array(before).reshape(value.shape), value):
+        elif before is None or not np.array_equal(numpy_helper.to_array(before).ravel(), value.ravel()):
             node.input.extend([""] * (position + 1 - len(node.input)))
             node.input[position] = self._add(f"{path}/input_{position}", value)
+
+    def set_groups(self, index: int, groups: int) -> None:
+        """Write how many groups a convolution has, where it says so."""
+        for attribute in self.nodes[index].attribute:
+            if attribute.name == "group":
+                attribute.i = groups
 
     def add_bias(self, path: str, index: int, bias: Tensor) -> None:
         """Add ``bias`` after a MatMul that has none; what followed it reads the sum."""

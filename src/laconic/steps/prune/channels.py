@@ -9,10 +9,11 @@ what cannot be pruned is left whole and named in the facts. What is left can be 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -21,7 +22,7 @@ from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError, TrialError
 from laconic.fake_quantize import attached
-from laconic.steps.prune.groups import Coupling, coupling, group_of, pruned
+from laconic.steps.prune.groups import MIXED, Coupling, Graph, Units, coupling, guilty, pruned
 from laconic.steps.prune.recover import follow, least_squares
 from laconic.steps.prune.scores import channel_scores
 from laconic.steps.settings import check_types
@@ -76,11 +77,11 @@ class PruneChannels:
         coupled = coupling(model, example, context.keep, touched)
         _check_names(self.layers, coupled)
         original = None if self.recovery == "none" else copy.deepcopy(model)
-        removed, silent = self._chosen(model, coupled, task, context)
-        kept: dict[str, Tensor] = {}
-        for name, indices in removed.items():
-            kept |= _kept(model, coupled.graph, name, indices)
-            pruned(model, coupled.graph, name, indices)
+        removed, whole = self._chosen(model, coupled, task, context)
+        whole |= dict.fromkeys(guilty(model, example, coupled.graph, removed), MIXED)
+        removed = {name: indices for name, indices in removed.items() if name not in whole}
+        kept = _kept(coupled.graph, removed)
+        pruned(model, coupled.graph, removed)
         try:
             after = _output_shapes(model, example)
         except TrialError:
@@ -89,7 +90,7 @@ class PruneChannels:
             raise TrialError(f"the pruned model does not run: {type(error).__name__}: {error}") from error
         if after != shapes:
             raise TrialError(f"pruning changed the model's outputs from {shapes} to {after}")
-        facts: Facts = {"removed": removed, "left_whole": coupled.left_whole | silent, "inputs": _shapes(example)}
+        facts: Facts = {"removed": removed, "left_whole": coupled.left_whole | whole, "inputs": _shapes(example)}
         if original is not None and removed:
             layers = surgery.weighted_layers(model) if self.recovery == "least_squares" else {}
             fitted = [name for name in layers if not surgery.matches(name, context.keep)]
@@ -101,8 +102,7 @@ class PruneChannels:
             return model
         example = {name: torch.zeros(shape) for name, shape in facts["inputs"].items()}
         coupled = coupling(model, example, (), tried=())
-        for name, indices in facts["removed"].items():
-            pruned(model, coupled.graph, name, indices)
+        pruned(model, coupled.graph, facts["removed"])
         return model
 
     def _chosen(
@@ -162,16 +162,15 @@ def _check_names(names: Mapping[str, float], coupled: Coupling) -> None:
         raise RecipeError("PruneChannels of a layer that leads no group", got=name, wanted=wanted or "none", fix=reason)
 
 
-def _kept(model: nn.Module, graph: Any, name: str, remove: Sequence[int]) -> dict[str, Tensor]:
+def _kept(graph: Graph, removed: Units) -> dict[str, Tensor]:
     """The channels that stay, by the modules that lose some."""
-    names = {module: path for path, module in model.named_modules()}
+    after = graph.without(removed)
     found = {}
-    for item in group_of(model, graph, name, remove):
-        module = item.dep.target.module
-        if module in names and graph.is_out_channel_pruning_fn(item.dep.handler) and hasattr(module, "weight"):
-            stays = torch.ones(len(module.weight), dtype=torch.bool)
-            stays[item.idxs] = False
-            found[names[module]] = stays.nonzero().squeeze(1)
+    for (path, dim), axis in graph.axes.items():
+        owner, _, kind = path.rpartition(".")
+        if kind == "weight" and axis.role != "reads" and len(after.axes[path, dim].channels) < len(axis.channels):
+            (stays,) = np.isin(axis.channels, after.axes[path, dim].channels).nonzero()
+            found[owner] = torch.as_tensor(stays)
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ _LEAST_SAMPLES = 8
 _NUMBERS = 2**27  # in the gradients of a portion: 512 MiB; a larger layer gets fewer samples
 _MOST_ROWS = 2**13
 _ROW_NUMBERS = 2**25
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def gather(
     return found
 
 
-def portions(numbers: Mapping[str, int], needs: frozenset[str]) -> Iterator[list[str]]:
+def portions(numbers: Mapping[Name, int], needs: frozenset[str]) -> Iterator[list[Name]]:
     """The names in portions whose gradients fit the memory; ``numbers``: weights by name."""
-    some: list[str] = []
+    some: list[Name] = []
     held = 0
     for name, count in numbers.items():
         size = count * SAMPLES if "gradients" in needs else 0

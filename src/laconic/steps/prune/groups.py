@@ -1,30 +1,34 @@
-"""Channels that must go together: the coupled groups of a network, from torch-pruning's dependency graph.
+"""Channels that must go together: the coupled groups of a network, and how they are removed.
 
-A group is named after the first layer, in the order of definition, that gives its channels. (DepGraph, Fang et al.
-2023, arXiv 2301.12900.) What the graph says is tried out: a group is prunable if the network without one of its
-channels computes what it computes with that channel unread. Channels that are shuffled, split by numbers written in the
-code, or added to the model's input fail that, and are left whole.
+A group is named after the first layer, in the order of definition, that gives its channels; a channel of a group is
+whatever :mod:`.labels` found tied: a row here, a column or several there, a place of a norm. What the labels say is
+tried out: a group is prunable if the network without one of its channels computes, layer by layer, what the whole
+network computes with that channel unread. What is built for a fixed number of channels fails that, and is left whole.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-import torch_pruning as tp
 from torch import Tensor, nn
 
 from laconic import surgery
+from laconic.steps.prune.labels import Axis, labelled
+from laconic.steps.prune.resize import failing, resized, undone
 
-_NORMS_OVER_CHANNELS = (F.layer_norm, F.rms_norm)
+_NORMS_OVER_CHANNELS = (F.layer_norm, F.rms_norm, F.group_norm)
 _TOLERANCE = 1e-3
-_MIXED = "the way of its channels through the network cannot be followed"
+MIXED = "the way of its channels through the network cannot be followed"
+_ONE = "its channels are mixed with each other"
+
+Units = Mapping[str, Sequence[int]]
+"""Channels of groups, by the groups' names."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,42 @@ class ChannelGroup:
     readers: Mapping[str, float]
 
 
+class Graph:
+    """Whose channels lie where: ``axes`` by the parameter's path and axis; ``units``: each group's, in order."""
+
+    def __init__(self, axes: dict[tuple[str, int], Axis], units: dict[str, np.ndarray[Any, Any]]) -> None:
+        self.axes = axes
+        self.units = units
+
+    def places(self, name: str, channels: Sequence[int]) -> dict[tuple[str, int], tuple[str, Tensor, Tensor]]:
+        """Where these channels of a group lie: for each axis its role, the channel (as a position in the group) of each
+        place, and the places, ordered by channel."""
+        order = self.units[name][list(channels)]
+        position = dict(zip(order.tolist(), channels, strict=True))
+        found = {}
+        for where, axis in self.axes.items():
+            (places,) = np.isin(axis.channels, order).nonzero()
+            if len(places):
+                whose = np.array([position[c] for c in axis.channels[places].tolist()])
+                sort = np.lexsort((places, whose))
+                found[where] = axis.role, torch.as_tensor(whose[sort]), torch.as_tensor(places[sort])
+        return found
+
+    def without(self, removed: Units) -> Graph:
+        """The graph of the network without these channels."""
+        gone = [self.units[name][list(channels)] for name, channels in removed.items()]
+        every = np.concatenate([np.zeros(0, int), *gone])
+        axes = {w: Axis(a.role, a.channels[~np.isin(a.channels, every)]) for w, a in self.axes.items()}
+        return Graph(axes, {name: found[~np.isin(found, every)] for name, found in self.units.items()})
+
+
 @dataclass(frozen=True)
 class Coupling:
     """A model's groups, and the groups that are left whole with the reason."""
 
     groups: tuple[ChannelGroup, ...]
     left_whole: dict[str, str]
-    graph: Any  # tp.DependencyGraph
+    graph: Graph
 
 
 def coupling(
@@ -56,114 +89,65 @@ def coupling(
     if they are given.
 
     ``model`` is changed in place, without a change of its outputs: modules that say how to be a convolution
-    (``as_convolution``) become one. torch-pruning follows a slice with a zero padding of channels wrongly, and would
-    couple channels that do not belong together.
+    (``as_convolution``) become one.
     """
-    if hasattr(model, "to_onnx"):
-        return Coupling((), {"": "channels of an ONNX file cannot be removed yet"}, None)
     for name, module in list(model.named_modules()):
         if hasattr(module, "as_convolution"):
             surgery.set_module(model, name, module.as_convolution())
-    outputs = surgery.output_layers(surgery.trace(model, example))
-    names: dict[nn.Module, str] = {layer: name for name, layer in surgery.weighted_layers(model).items()}
-    left_whole: dict[str, str] = {}
     try:
-        graph = _dependencies(model, example)
-        found = list(graph.get_all_groups(root_module_types=list(_root_types())))
-    except Exception as error:  # it raises whatever its tracing runs into
-        return Coupling((), {"": f"torch-pruning cannot trace the model: {type(error).__name__}: {error}"}, None)
+        found = labelled(model.eval(), example)
+    except Exception as error:  # whatever a network does with what it is given
+        return Coupling((), {"": f"the model cannot be traced: {type(error).__name__}: {error}"}, Graph({}, {}))
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    groups = []
-    for group in found:
-        layers = tuple(names[m] for m in _giving(group) if m in names)
-        if not layers:
-            continue
-        first = min(layers, key=list(names.values()).index)
-        reason = _reason_to_leave(group, layers, outputs, keep, names) or _shared(group, names, owners)
-        if reason:
-            left_whole[first] = reason
+    layers = surgery.weighted_layers(model)
+    graph = Graph(found.axes, _units(found.axes, layers))
+    groups, left_whole = [], {}
+    for name, units in graph.units.items():
+        group = _group(graph, name, layers)
+        reasons = [found.whole[channel] for channel in units.tolist() if channel in found.whole]
+        kept = [layer for layer in group.layers if surgery.matches(layer, keep)]
+        shared = [n for n in (*group.layers, *group.readers) if owners[id(layers[n].weight)] > 1]
+        if reasons or kept:
+            left_whole[name] = reasons[0] if reasons else f"--keep names {kept[0]}"
+        elif shared:
+            left_whole[name] = f"the weight of {shared[0]} is another layer's too"
+        elif group.channels == 1 and len(layers[name].weight) > 1:
+            left_whole[name] = _ONE
         else:
-            groups.append(ChannelGroup(first, channels_of(model, first), layers, _readers(group, names)))
-    to_try = [g.name for g in groups if g.channels > 1 and (tried is None or g.name in tried)]
-    left_whole |= dict.fromkeys(_mixed(model, example, to_try), _MIXED)
-    groups = [group for group in groups if group.name not in left_whole]
-    return Coupling(tuple(sorted(groups, key=lambda g: list(names.values()).index(g.name))), left_whole, graph)
+            groups.append(group)
+    to_try = {g.name: [1] for g in groups if g.channels > 1 and (tried is None or g.name in tried)}
+    left_whole |= dict.fromkeys(guilty(model, example, graph, to_try), MIXED)
+    return Coupling(tuple(g for g in groups if g.name not in left_whole), left_whole, graph)
 
 
-def _dependencies(model: nn.Module, example: Mapping[str, Tensor]) -> Any:
-    """torch-pruning's graph; it follows gradients, so for a moment every parameter wants one."""
-    inputs = next(iter(example.values())) if len(example) == 1 else dict(example)
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            for parameter in frozen:
-                parameter.requires_grad_(True)
-            return tp.DependencyGraph().build_dependency(model, example_inputs=inputs)
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+def _units(
+    axes: Mapping[tuple[str, int], Axis], layers: Mapping[str, surgery.Layer]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The channels of each group: those that the same layer is the first to give, in its order."""
+    seen: set[int] = set()
+    units = {}
+    for name in layers:
+        axis = axes.get((f"{name}.weight".lstrip("."), 0))
+        if axis is not None and axis.role == "gives":
+            own = [c for c in dict.fromkeys(axis.channels.tolist()) if c not in seen]
+            if own:
+                units[name] = np.array(own)
+                seen.update(own)
+    return units
 
 
-def _mixed(model: nn.Module, example: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
-    """The groups that fail the trial; all at once first, since all pass as a rule."""
-    if not names or _can_go(model, example, names):
-        return []
-    return [name for name in names if not _can_go(model, example, [name])]
-
-
-@torch.no_grad()
-def _can_go(model: nn.Module, example: Mapping[str, Tensor], names: Sequence[str]) -> bool:
-    """Whether the network without the second channel of each group computes what it does with that channel unread.
-
-    Norms over channels are left out on both sides: what they do depends on how many channels there are.
-    """
-    network = copy.deepcopy(model).eval()
-    graph = _dependencies(network, example)
-
-    def handler(key: str, module: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return args[0] if func in _NORMS_OVER_CHANNELS else func(*args, **kwargs)
-
-    def outputs() -> dict[str, Tensor]:
-        with surgery.watched(network, handler):
-            return surgery.call(network, example)
-
-    for name in names:
-        layer = network.get_submodule(name)
-        for item in graph.get_pruning_group(layer, _pruner_of(layer), idxs=[1]):
-            columns = _columns(item.dep.target.module)
-            if columns is not None and not graph.is_out_channel_pruning_fn(item.dep.handler):
-                columns[item.idxs] = 0
-    wanted = outputs()
-    try:
-        for name in names:
-            pruned(network, graph, name, [1])
-        found = outputs()
-    except Exception:  # whatever a network does whose sizes no longer fit
-        return False
-    return all(
-        found[name].shape == y.shape and float((found[name] - y).abs().max()) <= _TOLERANCE * float(y.abs().max())
-        for name, y in wanted.items()
-    )
-
-
-def _columns(module: nn.Module) -> Tensor | None:
-    """The weight of a module that reads channels, these first; None where they only pass."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() < 2:
-        return None
-    return weight.data if getattr(module, "transposed", False) else weight.data.transpose(0, 1)
-
-
-def pruned(model: nn.Module, graph: Any, name: str, remove: Sequence[int]) -> None:
-    """Remove these channels of the group called ``name`` from the model, in place."""
-    group_of(model, graph, name, remove).prune()
-
-
-def group_of(model: nn.Module, graph: Any, name: str, channels: Sequence[int]) -> Any:
-    """torch-pruning's group: what goes from each module with these channels of the group called ``name``."""
-    layer = model.get_submodule(name)
-    return graph.get_pruning_group(layer, _pruner_of(layer), idxs=list(channels))
+def _group(graph: Graph, name: str, layers: Mapping[str, surgery.Layer]) -> ChannelGroup:
+    units = graph.units[name]
+    gives, readers = [], {}
+    for (path, _), axis in graph.axes.items():
+        share = float(np.isin(axis.channels, units).mean())
+        owner = path.rpartition(".")[0]
+        if share and owner in layers and path.endswith("weight"):
+            if axis.role == "gives":
+                gives.append(owner)
+            elif axis.role == "reads":
+                readers[owner] = share
+    return ChannelGroup(name, len(units), tuple(sorted(gives, key=list(layers).index)), readers)
 
 
 def channels_of(model: nn.Module, name: str) -> int:
@@ -171,49 +155,109 @@ def channels_of(model: nn.Module, name: str) -> int:
     return len(surgery.weighted_layers(model)[name].weight)
 
 
-def _root_types() -> tuple[type[nn.Module], ...]:
-    return (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+def pruned(model: nn.Module, graph: Graph, removal: Units) -> None:
+    """Remove these channels from the model, in place; ``graph`` is then that of what is left."""
+    after = graph.without(removal)
+    resized(model, graph.axes, after.axes)
+    graph.axes, graph.units = after.axes, after.units
 
 
-def _pruner_of(layer: nn.Module) -> Any:
-    return tp.prune_linear_out_channels if isinstance(layer, nn.Linear) else tp.prune_conv_out_channels
+# ------------------------------------------------------------------------------------------------------------- trying
 
 
-def _giving(group: Any) -> list[nn.Module]:
-    """The modules whose output channels the group removes."""
-    return [item.dep.target.module for item in group if item.dep.handler.__name__ == "prune_out_channels"]
+def guilty(model: nn.Module, example: Mapping[str, Tensor], graph: Graph, removal: Units) -> list[str]:
+    """The groups that cannot go as ``removal`` says."""
+    return failing(list(removal), lambda names: _can_go(model, example, graph, {n: removal[n] for n in names}))
 
 
-def _readers(group: Any, names: Mapping[nn.Module, str]) -> dict[str, float]:
-    shares: dict[str, float] = {}
-    for item in group:
-        module = item.dep.target.module
-        if module in names and item.dep.handler.__name__ == "prune_in_channels":
-            width = module.in_features if isinstance(module, nn.Linear) else module.in_channels
-            shares[names[module]] = shares.get(names[module], 0.0) + len(item.idxs) / width
-    return shares
+@torch.no_grad()
+def _can_go(model: nn.Module, example: Mapping[str, Tensor], graph: Graph, removal: Units) -> bool:
+    """Whether the network without these channels computes what it does with them unread.
+
+    Compared are the outputs and, of each layer's output, the mean and the mean square of every channel that is left.
+    Norms over channels are left out on both sides: what they do depends on how many channels there are.
+    """
+    after = graph.without(removal)
+    wanted = _watched(model, example, _unread(model, graph, removal))
+    left = {
+        path.rpartition(".")[0]: torch.as_tensor(np.isin(axis.channels, after.axes[path, dim].channels))
+        for (path, dim), axis in graph.axes.items()
+        if axis.role == "gives" and path.endswith("weight")
+    }
+    try:
+        with undone(resized(model, graph.axes, after.axes)):
+            found = _watched(model, example, {})
+    except Exception:  # whatever a network does whose sizes no longer fit
+        return False
+    return found.keys() == wanted.keys() and all(_agree(key, found[key], y, left) for key, y in wanted.items())
 
 
-def _shared(group: Any, names: Mapping[nn.Module, str], owners: Counter[int]) -> str | None:
-    for item in group:
-        module = item.dep.target.module
-        if module in names and owners[id(module.weight)] > 1:
-            return f"the weight of {names[module]} is another layer's too"
-    return None
+def _unread(model: nn.Module, graph: Graph, removal: Units) -> dict[str, tuple[int, Tensor]]:
+    """The inputs of each layer, by its axis of channels, that are these channels'."""
+    found: dict[str, tuple[int, Tensor]] = {}
+    modules = dict(model.named_modules())
+    for name, channels in removal.items():
+        for (path, _), (role, _, places) in graph.places(name, channels).items():
+            owner = path.rpartition(".")[0]
+            if role == "reads" and path.endswith("weight"):
+                groups = getattr(modules[owner], "groups", 1)
+                width = getattr(modules[owner], "in_channels", 0) // groups
+                every = (places + width * torch.arange(groups)[:, None]).flatten()
+                axis = 1 if width else -1
+                found[owner] = axis, torch.cat([found[owner][1], every]) if owner in found else every
+    return found
 
 
-def _reason_to_leave(
-    group: Any, layers: Sequence[str], outputs: set[str], keep: Sequence[str], names: Mapping[nn.Module, str]
-) -> str | None:
-    if outputs & set(layers):
-        return "its channels are the model's outputs"
-    kept = [name for name in layers if surgery.matches(name, keep)]
-    if kept:
-        return f"--keep names {kept[0]}"
-    for item in group:
-        module = item.dep.target.module
-        groups = getattr(module, "groups", 1)
-        sides = {getattr(module, side, 0) for side in ("in_channels", "out_channels")}
-        if isinstance(groups, int) and groups > 1 and sides not in ({0}, {groups}):  # depthwise ones can be followed
-            return f"grouped convolution {names.get(module, '')}"
-    return None
+def _watched(
+    model: nn.Module, example: Mapping[str, Tensor], unread: Mapping[str, tuple[int, Tensor]]
+) -> dict[str, Tensor]:
+    """The outputs, and for each layer the mean and mean square of each channel that it gives."""
+    seen: dict[str, Tensor] = {}
+
+    def handler(key: str, module: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if func in _NORMS_OVER_CHANNELS:
+            return _unnormed(func, *args, **kwargs)
+        if func is F.batch_norm and (kwargs.get("training") or (len(args) > 5 and args[5])):
+            return _unstandardised(*args, **kwargs)
+        name = func.__name__ if hasattr(func, "__name__") else ""
+        if not name.startswith(("conv", "linear")) or not args:
+            return func(*args, **kwargs)
+        if module in unread:
+            axis, places = unread[module]
+            args = (args[0].index_fill(axis, places, 0.0), *args[1:])
+        result = func(*args, **kwargs)
+        flat = result.movedim(-1 if name == "linear" else 1, 0).flatten(1)
+        seen[key] = torch.stack([flat.mean(1), flat.square().mean(1)])
+        return result
+
+    with surgery.watched(model, handler):
+        outputs = surgery.call(model, example)
+    return seen | {f" {name}": y for name, y in outputs.items()}
+
+
+def _unnormed(func: Callable[..., Any], x: Tensor, shape: Any, *_: Any, **__: Any) -> Tensor:
+    if func is not F.group_norm and tuple(x.shape[-len(shape) :]) != tuple(shape):
+        raise ValueError(f"a norm over {shape}")
+    if func is F.group_norm and x.shape[1] % shape:
+        raise ValueError(f"{shape} groups")
+    return x
+
+
+def _unstandardised(x: Tensor, *given: Any, weight: Tensor | None = None, **_: Any) -> Tensor:
+    """A norm by the statistics of the moment, as weights are standardised with."""
+    gain = given[2] if len(given) > 2 else weight
+    if gain is not None and len(gain) != x.shape[1]:
+        raise ValueError(f"{len(gain)} gains")
+    return x
+
+
+def _agree(key: str, found: Tensor, wanted: Tensor, left: Mapping[str, Tensor]) -> bool:
+    if not key.startswith(" "):
+        rows = left.get(key.rpartition("/")[0])
+        if rows is None:  # a layer over places: there are fewer channels to take the mean of
+            return True
+        wanted = wanted[:, rows] if rows.shape == wanted.shape[1:] else wanted
+    if found.shape != wanted.shape:
+        return False
+    most = float(wanted.abs().max()) if wanted.numel() else 0.0
+    return bool(((found - wanted).abs() <= _TOLERANCE * most).all())

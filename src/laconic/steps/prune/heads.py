@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -21,11 +23,12 @@ from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError
 from laconic.fake_quantize import attached
-from laconic.steps.prune.attention import Attention, find, shrink
+from laconic.steps.prune.attention import Attention, find, linear, shrink
 from laconic.steps.prune.criteria import CRITERIA, Part
 from laconic.steps.prune.cut import Cut
 from laconic.steps.prune.evidence import gather, portions
 from laconic.steps.prune.recover import follow, least_squares
+from laconic.steps.prune.resize import Undo, failing, undone
 from laconic.steps.settings import check_types
 
 HeadCriterion = Literal["l1", "l2", "taylor", "taylor_abs", "obd", "obs", "woodfisher", "random"]
@@ -63,7 +66,10 @@ class PruneHeads:
         counts = {name: round(self._ratio(name) * a.groups) for name, a in found.items()}
         counts = {name: min(count, found[name].groups - 1) for name, count in counts.items()}
         _check_form(model, [found[name] for name, count in counts.items() if count])
-        left_whole = {n: _MIXED for n, count in counts.items() if count and not _can_go(model, found[n], example)}
+        tried = [name for name, count in counts.items() if count]
+        left_whole = dict.fromkeys(
+            failing(tried, lambda names: _can_go(model, [found[name] for name in names], example)), _MIXED
+        )
         chosen = {name: found[name] for name, count in counts.items() if count and name not in left_whole}
         original = None if self.recovery == "none" else copy.deepcopy(model)
         removed, kept = {}, {}
@@ -71,7 +77,8 @@ class PruneHeads:
             removed[name] = sorted(scores.argsort(stable=True)[: counts[name]].tolist())
             stays = [group for group in range(chosen[name].groups) if group not in removed[name]]
             for giver in chosen[name].giving:
-                kept[giver] = chosen[name].rows(_linear(model, giver), giver, stays)
+                (rows,) = np.isin(chosen[name].rows(linear(model, giver), giver), stays).nonzero()
+                kept[giver] = torch.as_tensor(rows)
             shrink(model, chosen[name], stays)
         facts: Facts = {"removed": removed, "left_whole": left_whole}
         if original is not None and removed:
@@ -97,7 +104,7 @@ class PruneHeads:
         generator = torch.Generator().manual_seed(context.seed)
         readers = {a.out: a for a in chosen.values()}
         scores = {}
-        numbers = {out: _linear(model, out).weight.numel() for out in readers}
+        numbers = {out: linear(model, out).weight.numel() for out in readers}
         for names in portions(numbers, criterion.needs):
             for out, evidence in gather(model, names, criterion.needs, task, context).items():
                 rows, columns = evidence.weight.shape
@@ -106,40 +113,46 @@ class PruneHeads:
         return {name: scores[name] for name in chosen}
 
 
-def _linear(model: nn.Module, name: str) -> nn.Linear:
-    layer = model.get_submodule(name)
-    assert isinstance(layer, nn.Linear)
-    return layer
-
-
 def _check_form(model: nn.Module, chosen: Sequence[Attention]) -> None:
     for attention in chosen:
         for name in (*attention.giving, attention.out):
-            if parametrize.is_parametrized(_linear(model, name)):
+            if parametrize.is_parametrized(linear(model, name)):
                 raise RecipeError(f"PruneHeads of {name}, whose weight has another form already", fix="prune it first")
 
 
 @torch.no_grad()
-def _can_go(model: nn.Module, attention: Attention, example: Mapping[str, Tensor]) -> bool:
-    """Whether the network without the first head computes what it does with that head unread."""
-    network = copy.deepcopy(model).eval()
-    out = _linear(network, attention.out)
-    try:
-        out.weight[:, attention.columns(out, [0])] = 0
-        wanted = surgery.call(network, example)
-        shrink(network, attention, list(range(1, attention.groups)))
-    except Exception:  # whatever a network does that is built otherwise
-        return False
-    return _agrees(network, example, wanted)
-
-
-@torch.no_grad()
-def _agrees(model: nn.Module, example: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
-    try:
-        found = surgery.call(model, example)
-    except Exception:  # sizes that no longer fit, arguments that another module does not take
-        return False
-    return all(
+def _can_go(model: nn.Module, attentions: Sequence[Attention], example: Mapping[str, Tensor]) -> bool:
+    """Whether the network without the first heads computes what it does with those heads unread; compared are the
+    outputs, and what each attention module gives."""
+    unread = {a.out: torch.as_tensor((a.columns(linear(model, a.out)) == 0).nonzero()[0]) for a in attentions}
+    wanted = _outputs(model, example, unread)
+    undo: Undo = []
+    with undone(undo):
+        try:
+            for attention in attentions:
+                undo += shrink(model, attention, range(1, attention.groups))
+            found = _outputs(model, example, dict.fromkeys(unread))
+        except Exception:  # whatever a network does that is built otherwise
+            return False
+    return found.keys() == wanted.keys() and all(
         found[name].shape == y.shape and float((found[name] - y).abs().max()) <= _TOLERANCE * float(y.abs().max())
         for name, y in wanted.items()
     )
+
+
+def _outputs(model: nn.Module, example: Mapping[str, Tensor], unread: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """The model's outputs and those of the layers named in ``unread``, whose inputs named there are zero."""
+    seen: dict[str, Tensor] = {}
+
+    def handler(key: str, module: str, func: Any, args: Any, kwargs: Any) -> Any:
+        if module not in unread or func is not F.linear:
+            return func(*args, **kwargs)
+        places = unread[module]
+        if places is not None:
+            args = (args[0].index_fill(-1, places, 0.0), *args[1:])
+        seen[key] = func(*args, **kwargs)
+        return seen[key].clone()
+
+    with surgery.watched(model, handler):
+        outputs = surgery.call(model, example)
+    return seen | {f" {name}": y for name, y in outputs.items()}

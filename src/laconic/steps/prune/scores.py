@@ -5,26 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from laconic import surgery
 from laconic.core import Context, Task
-from laconic.errors import TrialError
 from laconic.steps.prune.criteria import CRITERIA, Criterion, Part, sum_of
 from laconic.steps.prune.cut import Cut
 from laconic.steps.prune.evidence import Evidence, gather, portions
-from laconic.steps.prune.groups import ChannelGroup, group_of
+from laconic.steps.prune.groups import ChannelGroup, Graph
 
 _LEAST = 1e-30
 
 
 @dataclass(frozen=True)
 class Members:
-    """The modules of a group by name, each with the cut that makes the group's channels its units."""
+    """The modules that hold some ``channels`` of a group, all of them evenly, by name, each with the cut that makes
+    these channels its units."""
 
+    channels: Tensor
     givers: Mapping[str, Cut]
     readers: Mapping[str, Cut]
     norms: Mapping[str, Cut]
@@ -36,65 +36,74 @@ class Members:
         return list(chosen.items())
 
 
-def members(model: nn.Module, graph: Any, group: ChannelGroup) -> Members:
-    """Who gives and who reads the channels of ``group``: convolutions, linear layers and batch norms.
-
-    Raises :class:`TrialError` where a layer has more of one channel than of another.
-    """
-    layers: dict[nn.Module, str] = {layer: name for name, layer in surgery.weighted_layers(model).items()}
-    norms = {m: name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    pairs: dict[tuple[str, str], list[Tensor]] = {}  # channel, index in the layer: (2, n)
-    for item in group_of(model, graph, group.name, range(group.channels)):
-        target, gives = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
-        if target in norms and target.weight is not None:
-            pairs[("norms", norms[target])] = []
-        elif target in layers and (gives or getattr(target, "groups", 1) == 1):
-            where = pairs.setdefault(("givers" if gives else "readers", layers[target]), [])
-            where.append(torch.stack([torch.as_tensor(item.root_idxs), torch.as_tensor(item.idxs)]))
-    found: dict[str, dict[str, Cut]] = {"givers": {}, "readers": {}, "norms": {}}
-    for (kind, name), each in pairs.items():
-        if kind == "norms":
-            found[kind][name] = Cut(torch.arange(group.channels), 1, torch.arange(1), 1)
-            continue
-        out, inputs, *space = surgery.weighted_layers(model)[name].weight.shape
-        indices, times = _by_channel(torch.cat(each, 1), group, name)
-        places = math.prod(space)
-        if kind == "givers":
-            columns = torch.arange(inputs * places)
-            found[kind][name] = Cut(indices, times, columns, len(columns))
-        else:
-            columns = (indices[:, None] * places + torch.arange(places)).flatten()
-            found[kind][name] = Cut(torch.arange(out), out, columns, times * places)
-    return Members(**found)
+def members(model: nn.Module, graph: Graph, group: ChannelGroup) -> list[Members]:
+    """Who gives and who reads the channels of ``group``: convolutions, linear layers and batch norms; apart for
+    channels that lie in different modules."""
+    layers = surgery.weighted_layers(model)
+    norms = {name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    found = graph.places(group.name, range(group.channels))
+    counts = {where: torch.bincount(whose, minlength=group.channels) for where, (_, whose, _) in found.items()}
+    if not counts:
+        return []
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for channel, held in enumerate(torch.stack(list(counts.values()), 1).tolist()):
+        alike.setdefault(tuple(held), []).append(channel)
+    parts = []
+    for channels in map(torch.tensor, alike.values()):
+        cuts: dict[str, dict[str, Cut]] = {"gives": {}, "reads": {}, "passes": {}}
+        for (path, _), (role, whose, places) in found.items():
+            owner, _, kind = path.rpartition(".")
+            own = torch.isin(whose, channels)
+            if kind != "weight" or not bool(own.any()):
+                continue
+            if owner in norms:
+                cuts["passes"][owner] = Cut(channels, 1, torch.arange(1), 1)
+            elif owner in layers and role != "passes":
+                times = int(own.sum()) // len(channels)
+                cuts[role][owner] = _cut(layers[owner].weight.shape, role, places[own], times)
+        parts.append(Members(channels, cuts["gives"], cuts["reads"], cuts["passes"]))
+    return parts
 
 
-def _by_channel(pairs: Tensor, group: ChannelGroup, name: str) -> tuple[Tensor, int]:
-    """A layer's indices ordered by channel, and how many each channel has."""
-    pairs = torch.unique(pairs, dim=1)  # ordered by channel, then by index
-    times, rest = divmod(pairs.shape[1], group.channels)
-    if rest or not torch.equal(pairs[0], torch.arange(group.channels).repeat_interleave(times)):
-        raise TrialError(f"{name} has more of some channels of {group.name} than of others")
-    return pairs[1], times
+def _cut(shape: torch.Size, role: str, places: Tensor, times: int) -> Cut:
+    """The cut of a weight of ``shape``; each channel has ``times`` of the ``places``, one after the other."""
+    out, inputs, *space = shape
+    kernel = math.prod(space)
+    if role == "gives":
+        return Cut(places, times, torch.arange(inputs * kernel), inputs * kernel)
+    columns = (places[:, None] * kernel + torch.arange(kernel)).flatten()
+    return Cut(torch.arange(out), out, columns, times * kernel)
 
 
 def channel_scores(
-    model: nn.Module, graph: Any, groups: Sequence[ChannelGroup], name: str, task: Task, context: Context
+    model: nn.Module, graph: Graph, groups: Sequence[ChannelGroup], name: str, task: Task, context: Context
 ) -> dict[str, Tensor]:
     """The scores (channels,) of every group by the criterion called ``name``; groups of which it says nothing, for want
     of a batch norm or of a layer that reads them, are left out."""
     criterion = CRITERIA[name]
     generator = torch.Generator().manual_seed(context.seed)
-    looked_at = {group.name: members(model, graph, group).looked_at(criterion) for group in groups}
+    looked_at: dict[tuple[str, int], list[tuple[str, Cut]]] = {}
+    held: dict[str, list[Tensor]] = {}
+    for group in groups:
+        parts = members(model, graph, group)
+        if all(part.looked_at(criterion) for part in parts):
+            held[group.name] = [part.channels for part in parts]
+            looked_at |= {(group.name, i): part.looked_at(criterion) for i, part in enumerate(parts)}
     modules = dict(model.named_modules())
-    numbers = {n: sum(modules[m].weight.numel() for m, _ in parts) for n, parts in looked_at.items() if parts}
-    found = {}
+    numbers = {n: sum(modules[m].weight.numel() for m, _ in parts) for n, parts in looked_at.items()}
+    scored: dict[tuple[str, int], Tensor] = {}
     for some in portions(numbers, criterion.needs):
         layers = {layer for n in some for layer, _ in looked_at[n] if criterion.looks_at != "norms"}
         known = gather(model, sorted(layers), criterion.needs, task, context) if layers else {}
         for n in some:
-            parts = [Part(known[m] if m in known else _of_norm(modules[m]), cut) for m, cut in looked_at[n]]
-            found[n] = _scored(criterion, parts, generator)
-    return found
+            shares = [Part(known[m] if m in known else _of_norm(modules[m]), cut) for m, cut in looked_at[n]]
+            scored[n] = _scored(criterion, shares, generator)
+    return {n: _put_together([scored[n, i] for i in range(len(parts))], parts) for n, parts in held.items()}
+
+
+def _put_together(scores: Sequence[Tensor], channels: Sequence[Tensor]) -> Tensor:
+    found = torch.cat(list(scores))
+    return torch.empty_like(found).index_copy_(0, torch.cat(list(channels)), found)
 
 
 def _of_norm(norm: nn.Module) -> Evidence:
