@@ -309,6 +309,30 @@ def test_where_only_the_speed_counts_nobody_asks_for_fewer_bits() -> None:
     assert not any(narrow(recipe, world) for recipe in tried(world))
 
 
+def alone(world: World) -> dict[str, list[int]]:
+    """The bits that weights alone were tried with, in order, by step."""
+    found: dict[str, list[int]] = {"QuantizeWeights": [], "Cluster": []}
+    for recipe in tried(world):
+        first: Any = recipe.steps[0] if recipe.steps else None
+        if type(first).__name__ in found and first.bits not in found[type(first).__name__]:
+            found[type(first).__name__].append(first.bits)
+    return found
+
+
+def test_weights_alone_get_as_few_bits_as_the_floor_allows() -> None:
+    harm = dict.fromkeys(LAYERS, 9.0)
+    for rounded, wanted in ((0.001, [4, 3, 2]), (0.02, [4, 3]), (0.05, [4, 5]), (9.0, [4, 5, 6])):
+        world = World(harm, integer=False, rounded_harm=rounded, minimize="size")
+        best = search(world)
+        assert alone(world) == {"QuantizeWeights": wanted, "Cluster": []}, "nothing is trained"
+        assert (best is None) == (rounded == 9.0)
+    world = World(harm, integer=False, shared_harm=0.001, trainable=True, minimize="size")
+    best = search(world)
+    assert alone(world)["Cluster"] == [4, 3, 2]
+    assert best is not None
+    assert best.recipe.steps[0] == STEPS["Cluster"](bits=2, codes="trained", epochs=best.recipe.steps[0].epochs)  # type: ignore[attr-defined]
+
+
 # -------------------------------------------------------------------------------------------------------- what may fail
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from laconic.steps import STEPS
 
 STORED = (2, 3, 4, 5, 6, 8)
 PRODUCT = "SpatiallySeparable"
+_ALONE = ("QuantizeWeights", "Cluster")
 BYTES, MACS, LATENCY_MS = 1_000_000.0, 5_000_000.0, 2.0
 
 
@@ -62,7 +64,8 @@ class World:
 
     ``product_harm[layer]``: what a layer hurts, times the square of the share of its MACs that goes, as a product.
     ``narrow_harm[layer]``: what a layer hurts more in 4 bits, rounded to the nearest, a fourth of that with each bit
-    more; GPTQ mends half of it, and what is learned nine tenths; bits are stored as they are. ``fails``: whether a
+    more; GPTQ mends half of it, and what is learned nine tenths; bits are stored as they are. ``rounded_harm`` and
+    ``shared_harm``: what 4 bits of weights alone hurt, as integers or as shared values. ``fails``: whether a
     recipe's trial is an error. ``ledger`` remembers every trial and probe; ``asked`` every recipe in the order in which
     it was asked for.
     """
@@ -79,6 +82,8 @@ class World:
     budget: int = 10_000
     narrow_harm: Mapping[str, float] = field(default_factory=dict)
     product_harm: Mapping[str, float] = field(default_factory=dict)
+    rounded_harm: float = 9.0
+    shared_harm: float = 9.0
     fails: Callable[[Recipe], str | None] = lambda recipe: None
     early: bool = False  # a clear drop ends the scoring early
     ledger: dict[str, Trial] = field(default_factory=dict)
@@ -147,6 +152,7 @@ class World:
             share = self.integer_share(recipe)
             speed /= 1 - share + share / self.integer_speed
             size *= 1 - 0.75 * share - self.narrow_share(recipe)
+        size *= math.prod(step.bits / 32 for step in recipe.steps if type(step).__name__ in _ALONE)  # type: ignore[attr-defined]
         if "Cast" in names:
             speed *= 1.5
         if self.early and drop > 3 * self.max_drop:
@@ -169,6 +175,8 @@ class World:
             if name == "Quantize":
                 found += sum(h for layer, h in self.integer_harm.items() if layer not in step.exclude)  # type: ignore[attr-defined]
                 narrow = sum(self.narrow_harm.get(layer, 0.0) * 4 ** (4 - b) for layer, b in self.narrow(step).items())
+            if name in _ALONE:
+                narrow += {"Cluster": self.shared_harm}.get(name, self.rounded_harm) * 4 ** (4 - step.bits)  # type: ignore[attr-defined]
             narrow *= {"GPTQ": 0.5, "LSQ": 0.1, "Reconstruct": 0.1}.get(name, 1.0)
             if name == "FineTune":
                 found *= 1 - self.healed

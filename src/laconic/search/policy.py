@@ -84,6 +84,7 @@ class Policy:
         tried = self._quantized(formed, shorter.recipe.steps if shorter else ())
         if self.goal.minimize == "size":
             tried += self._narrowed([tail for trial, tail in tried if self.judge.holds(trial)])
+            tried += self._weights_alone()
         tried += floats
         holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
         best = self.judge.best([trial for trial, _ in holding if self.judge.passes(trial)])
@@ -173,6 +174,34 @@ class Policy:
             return self.judge.holds(tried[-1][0])
 
         self._bisect(damage, cost, high, holds, once)
+        return tried
+
+    def _weights_alone(self) -> list[tuple[Trial, Tail]]:
+        """Weights of few bits with activations in float, as few in all layers as the floor allows: rounded by what is
+        computed, and where training is allowed also values that k-means finds, trained with the weights."""
+        widths = [width for width in self.space.widths if width < 8]
+        forms: list[Callable[[int], Tail]] = [
+            lambda bits: (self._step("QuantizeWeights", bits=bits), self._step("GPTQ"))
+        ]
+        if self.space.trainable:
+            forms.append(lambda bits: (self._step("Cluster", bits=bits, codes="trained", epochs=self._epochs(1.0)),))
+        tried: list[tuple[Trial, Tail]] = []
+        for form in forms:
+            fewer = sorted((width for width in widths if width <= _NARROW), reverse=True)
+            for i, bits in enumerate(fewer):
+                tried.append(self._tried(*form(bits)))
+                if not self.judge.holds(tried[-1][0]):
+                    tried += self._wider(form, widths) if i == 0 else []
+                    break
+        return tried
+
+    def _wider(self, form: Callable[[int], Tail], widths: Sequence[int]) -> list[tuple[Trial, Tail]]:
+        """More bits than :data:`_NARROW`, until the floor holds."""
+        tried: list[tuple[Trial, Tail]] = []
+        for bits in sorted(width for width in widths if width > _NARROW):
+            tried.append(self._tried(*form(bits)))
+            if self.judge.holds(tried[-1][0]):
+                break
         return tried
 
     def _bisect(
