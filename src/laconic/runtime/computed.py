@@ -28,19 +28,13 @@ _BITS: dict[int, int] = {
 def stored_bits(proto: onnx.ModelProto, codebook_bits: Mapping[str, float]) -> dict[str, int]:
     """The bits of a stored weight, by layer: ``codebook_bits``, by constant, for those that hold codes in fewer bits
     than their own type has."""
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    makers = {value: node for node in proto.graph.node for value in node.output}
-
-    def parts(name: str) -> list[onnx.TensorProto]:
-        """The constants that a value is computed from; none where it is computed from anything else."""
-        if name in constants:
-            return [constants[name]]
-        found = [parts(source) for source in makers[name].input if source] if name in makers else []
-        return [tensor for part in found for tensor in part] if all(found) else []
-
+    made: dict[str, list[onnx.TensorProto]] = {tensor.name: [tensor] for tensor in proto.graph.initializer}
+    for node in proto.graph.node:  # the constants that a value is computed from; none where of anything else too
+        found = [made.get(source, []) for source in node.input if source]
+        made |= dict.fromkeys(node.output, [tensor for part in found for tensor in part] if all(found) else [])
     bits = {}
     for node in proto.graph.node:
-        held = parts(node.input[1]) if node.op_type in LAYERS else []
+        held = made.get(node.input[1], []) if node.op_type in LAYERS else []
         layer = node.name.split("/")[0]
         if node.op_type == "MatMulNBits":
             bits[layer] = next(a.i for a in node.attribute if a.name == "bits")
