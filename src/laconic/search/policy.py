@@ -31,6 +31,7 @@ from laconic.search.tools import Tail, Tools
 RANGES = ("mse", "percentile", "minmax")
 _NARROW = 4  # bits: with so many, in all layers, the search for fewer begins
 _BISECTIONS = 4
+_TAILS = 4  # that every cut of the structure is tried with at first
 EFFORTS = (1.0, 2.0, 4.0)
 _TRIALS_PER_BUDGET = 12
 _TRAINING_S = 30.0  # a trial's training where the budget is counted in trials
@@ -76,7 +77,8 @@ class Policy:
     # ------------------------------------------------------------------------------------- integers and shorter floats
 
     def _tails(self) -> list[Tail]:
-        """The ends of recipes that keep the original above the floor, the best first, and the empty one."""
+        """The ends of recipes that keep the original above the floor, the few best, the best first, and the empty
+        one."""
         ranges = RANGES if self.space.integer else ()
         formed = [self._tried(self._step("Quantize", ranges=name)) for name in ranges]
         floats = [self._tried(self._step("Cast", precision=name)) for name in self.space.precisions[1:]]
@@ -87,9 +89,12 @@ class Policy:
             tried += self._weights_alone()
         tried += floats
         holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
-        best = self.judge.best([trial for trial, _ in holding if self.judge.passes(trial)])
-        holding.sort(key=lambda pair: pair[0] is not best)
-        return [tail for _, tail in holding] + [()]
+        ranked: list[Tail] = []
+        while holding and len(ranked) < _TAILS:
+            best = self.judge.best([trial for trial, _ in holding if self.judge.passes(trial)]) or holding[0][0]
+            ranked += [tail for trial, tail in holding if trial is best]
+            holding = [pair for pair in holding if pair[0] is not best]
+        return [*ranked, ()]
 
     def _tried(self, *tail: Step) -> tuple[Trial, Tail]:
         return self._try(*tail), tail
