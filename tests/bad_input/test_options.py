@@ -86,14 +86,14 @@ def net():
     model[1].weight.data, model[1].bias.data = w[:-1].T.contiguous(), w[-1]
     return model
 """)
-    said = refused("--target", "torch", "--no-train", model=f"{path}:net")
+    said = refused("--target", "torch", "--no-train", "--keep", "1", model=f"{path}:net")
     assert "there is nothing to try: got neither integers on torch:cpu" in said
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes
 
 RECIPES = [
-    ("- step: Distil", "unknown step: got 'Distil', wanted one of AdaRound, Binary, CP, Cast, Cluster"),
+    ("- step: Distil", "unknown step: got 'Distil', wanted one of AdaRound, Binary, CP, Cast, CastWeights, Cluster"),
     ("- step: Quantize\n  width: 4", "unknown setting of Quantize: got 'width', wanted one of ranges, bias_correction"),
     ("- step: Quantize\n  bits: 1", "Quantize of bits: got 1, wanted 2 to 8 bits"),
     ("- step: Quantize\n  ranges: max", "ranges of Quantize: got 'max', wanted minmax or percentile or mse"),

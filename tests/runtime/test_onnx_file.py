@@ -318,9 +318,12 @@ def test_what_fails_is_named_by_its_first_cause() -> None:
         except KeyError as error:
             raise RuntimeError("wrapped\nmore") from error
 
-    with pytest.raises(DeployError, match=r"^torch cannot try: KeyError: 'first'$"), torch_quiet("try"):
+    where = r"\(test_onnx_file\.py:\d+: raise "
+    first = rf"^torch cannot try: KeyError: 'first' {where}KeyError\(.first.\)\)$"
+    with pytest.raises(DeployError, match=first), torch_quiet("try"):
         wrapped()
-    with pytest.raises(DeployError, match=r"^torch cannot try: ValueError: no message$"), torch_quiet("try"):
+    bare = rf"^torch cannot try: ValueError: no message {where}ValueError\)$"
+    with pytest.raises(DeployError, match=bare), torch_quiet("try"):
         raise ValueError
 
 

@@ -162,7 +162,7 @@ def test_shared_weights_and_coupled_layers_are_said() -> None:
     changed, (facts,) = apply(copy.deepcopy(model), PruneChannels(0.5), task=task)
     shapes = {name: tuple(layer.weight.shape) for name, layer in surgery.weighted_layers(changed).items()}
     assert shapes["0"] == shapes["2"] == (6, 6)
-    assert all("is another layer's too" in facts["left_whole"][name] for name in ("0", "2"))
+    assert facts["left_whole"]["0"] == "the weight of 0 is another layer's too"  # the group of both
     both = {"stem.0": 0.5, "blocks.0.conv2": 0.25}
     with pytest.raises(RecipeError, match=r"got blocks\.0\.conv2, .*; its channels go with those of stem\.0"):
         apply(network("residual"), PruneChannels(layers=both), task=task_for("residual"))

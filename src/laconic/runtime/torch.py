@@ -31,6 +31,9 @@ def traits(target: Target) -> Traits:
 
 def deploy(model: nn.Module, example: Arrays, path: Path, target: Target) -> Facts:
     inputs = {name: torch.as_tensor(x[:2]) for name, x in example.items()}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.nbytes != tensor.untyped_storage().nbytes():  # a part of another: the whole of it would be stored
+            tensor.data = tensor.data.clone()
     program, outputs = program_of(model, inputs)
     names = {"inputs.txt": "\n".join(example), "outputs.txt": "\n".join(outputs)}
     with path.open("wb") as file:

@@ -35,7 +35,7 @@ class Subject:
     """What is profiled: a module, samples for it, and the file to time if there is one already.
 
     ``target``: where it runs unless another is asked for. ``weights_known`` is false where the structure was rebuilt
-    and the weights are in the file alone.
+    and the weights are in the file alone. ``package`` is held because a file that it keeps packed goes with it.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Subject:
     file: Path | None = None
     target: Target = field(default_factory=lambda: Target("onnxruntime"))
     weights_known: bool = True
+    package: Package | None = None
 
 
 def of_model(loaded: LoadedModel, shape: tuple[int, ...] | None, example: Arrays | None, batch: int) -> Subject:
@@ -71,7 +72,8 @@ def of_package(package: Package, batch: int) -> Subject:
     module = load_model(stated_of["model"]["source"]).module
     module = Recipe.parse(stated_of["recipe"], STEPS).restore(module, stated_of["facts"])
     example = made_up(stated_of["inputs"], max(_SAMPLES, batch, package.target.batch))
-    return Subject(str(package.folder), module, example, "", package.model_path, package.target, weights_known=False)
+    path, target = package.model_path, package.target
+    return Subject(str(package.folder), module, example, "", path, target, weights_known=False, package=package)
 
 
 def profiled(subject: Subject, target: Target, cache_bytes: int, reporter: Reporter) -> JsonObject:

@@ -122,7 +122,7 @@ class Trials:
         if row is None:
             from laconic.pack import container  # it brings a compiler
 
-            trial = self.ledger.find("trial", key=key)
+            trial = self.ledger.find("trial", key=key) or self.ledger.find("part", key=key)
             assert trial is not None
             self.worker.call("rebuild", trial["recipe"], key, progress=self.reporter.progress)
             self.reporter.progress("packing", 0.0)
