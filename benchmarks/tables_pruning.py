@@ -12,10 +12,10 @@ def resnet56() -> str:
     whole: Row = {}
 
     def line(row: Row) -> list[str]:
-        scored = [f"{row['top1']:.2%}", *_lost(row), words.size(row["file_bytes"])]
         if "speed_to_float" not in row:
             whole.update(row)
-            return ["float32", "1", *scored, "1", "1"]
+            return ["float32", "1", f"{row['top1']:.2%}", "", "", words.size(row["file_bytes"]), "1", "1"]
+        scored = [f"{row['top1']:.2%}", *_lost(row), words.size(row["file_bytes"])]
         faster = [speed(row["speed_to_float"][runtime]) for runtime in ("onnxruntime", "openvino")]
         trained = f"pruned, {row['training']['recipe'][-1]['epochs']:g} epochs"
         return [trained, f"**{whole['macs'] / row['macs']:.2f}x**", *scored, *faster]
@@ -61,6 +61,6 @@ def sparse24_speed() -> str:
 
 def _lost(row: Row) -> list[str]:
     """The points lost and at most how many; nothing for the file that others are compared with."""
-    if row["name"] == "float32" or row["drop"] == row["drop_at_most"] == 0:
+    if row["name"] == "float32":
         return ["", ""]
     return [words.points(row["drop"]), words.points_at_most(row["drop_at_most"])]
