@@ -51,11 +51,14 @@ class Policy:
         self._try()
         tails = self._tails()
         if not self.space.structural:
+            self._weights_alone()
             return self._refine()
         made = (self.space, self.goal, self.judge, self.tools, self._try, self._epochs)
         structure, level = Structure(*made, tail=tails[0]), 1.0
         for effort in EFFORTS if self.space.trainable else EFFORTS[:1]:
             level = structure.descend(tails, level, effort)
+            if effort == EFFORTS[0]:
+                self._weights_alone()
             self._refine()
         return None
 
@@ -86,7 +89,6 @@ class Policy:
         tried = self._quantized(formed, shorter.recipe.steps if shorter else ())
         if self.goal.minimize == "size":
             tried += self._narrowed([tail for trial, tail in tried if self.judge.holds(trial)])
-            tried += self._weights_alone()
         tried += floats
         holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
         ranked: list[Tail] = []
@@ -153,26 +155,19 @@ class Policy:
         return {layer.name: {b: b * layer.params for b in (FLOAT, 8)} for layer in self.space.layers}
 
     def _narrowed(self, holding: Sequence[Tail]) -> list[tuple[Trial, Tail]]:
-        """Weights of fewer bits than 8: 4 and fewer in all layers while the floor holds, then for each layer what hurts
-        least for its size, as small as the floor allows."""
+        """Weights of fewer bits than 8: 4 in all layers, then for each layer what hurts least for its size, as small as
+        the floor allows."""
         widths = self.space.widths
-        if not holding or len(widths) == 1:
+        if not holding or _NARROW not in widths:
             return []
         step: Any = _with(holding[0][0], weight_ranges="mse")
         layers = {layer.name: layer.params for layer in self.space.layers if layer.name not in step.exclude}
-        tried, bearable = list[tuple[Trial, Tail]](), 8
-        for width in sorted((w for w in widths if w <= _NARROW), reverse=True):
-            tried += self._rounded(_with(step, bits=width))
-            if not self.judge.holds(tried[-1][0]):
-                break
-            bearable = width
-        around = min(bearable, _NARROW)
-        chosen = {width: widths[width] for width in near(widths, around)}
+        tried = self._rounded(_with(step, bits=_NARROW))
+        bearable = _NARROW if self.judge.holds(tried[-1][0]) else 8
+        chosen = {width: widths[width] for width in near(widths, _NARROW)}
         cost, once = sizes(layers, chosen)
-        high = sum(of_layer[max(chosen) if bearable == 8 else bearable] for of_layer in cost.values()) + once.get(
-            bearable, 0
-        )
-        damage = sensitivities((step, self._step("GPTQ")), layers, chosen, self.tools.probe, around)
+        high = sum(of_layer[bearable] for of_layer in cost.values()) + once[bearable]
+        damage = sensitivities((step, self._step("GPTQ")), layers, chosen, self.tools.probe, _NARROW)
 
         def holds(bits: Mapping[str, int]) -> bool:
             tried.extend(self._rounded(with_bits(step, {**dict.fromkeys(step.exclude, FLOAT), **bits})))
@@ -181,33 +176,26 @@ class Policy:
         self._bisect(damage, cost, high, holds, once)
         return tried
 
-    def _weights_alone(self) -> list[tuple[Trial, Tail]]:
-        """Weights of few bits with activations in float, as few in all layers as the floor allows: rounded by what is
-        computed, and where training is allowed also values that k-means finds, trained with the weights."""
-        widths = [width for width in self.space.widths if width < 8]
-        forms: list[Callable[[int], Tail]] = [
-            lambda bits: (self._step("QuantizeWeights", bits=bits), self._step("GPTQ"))
-        ]
+    def _weights_alone(self) -> None:
+        """Where the size counts: weights of few bits with activations in float, as few in all layers as the floor
+        allows: rounded by what is computed, and where training is allowed also values that k-means finds, trained with
+        the weights."""
+        widths = sorted(width for width in self.space.widths if width < 8)
+        if self.goal.minimize != "size" or _NARROW not in widths:
+            return
+        self._fewest(lambda bits: (self._step("QuantizeWeights", bits=bits), self._step("GPTQ")), widths)
         if self.space.trainable:
-            forms.append(lambda bits: (self._step("Cluster", bits=bits, codes="trained", epochs=self._epochs(1.0)),))
-        tried: list[tuple[Trial, Tail]] = []
-        for form in forms:
-            fewer = sorted((width for width in widths if width <= _NARROW), reverse=True)
-            for i, bits in enumerate(fewer):
-                tried.append(self._tried(*form(bits)))
-                if not self.judge.holds(tried[-1][0]):
-                    tried += self._wider(form, widths) if i == 0 else []
-                    break
-        return tried
+            epochs = self._epochs(1.0)
+            self._fewest(lambda bits: (self._step("Cluster", bits=bits, codes="trained", epochs=epochs),), widths)
 
-    def _wider(self, form: Callable[[int], Tail], widths: Sequence[int]) -> list[tuple[Trial, Tail]]:
-        """More bits than :data:`_NARROW`, until the floor holds."""
-        tried: list[tuple[Trial, Tail]] = []
-        for bits in sorted(width for width in widths if width > _NARROW):
-            tried.append(self._tried(*form(bits)))
-            if self.judge.holds(tried[-1][0]):
+    def _fewest(self, form: Callable[[int], Tail], widths: Sequence[int]) -> None:
+        """From :data:`_NARROW` bits down while the floor holds; where it does not hold even there, up until it does."""
+        held = [self.judge.holds(self._try(*form(_NARROW)))]
+        further = [w for w in reversed(widths) if w < _NARROW] if held[0] else [w for w in widths if w > _NARROW]
+        for bits in further:
+            held.append(self.judge.holds(self._try(*form(bits))))
+            if held[-1] != held[0]:
                 break
-        return tried
 
     def _bisect(
         self,

@@ -3,8 +3,8 @@
 The damages are measured, of each layer alone in each width with everything else as it is (the sensitivities of Dong et
 al. 2019, arXiv 1905.03696, there from second derivatives, here from the network itself); that they add up is a model,
 so what the knapsack finds is a proposal: a trial measures it. The model is good near the recipe that is measured
-around: measured around float, damages of 4 bits add up to a fourth more or less than they do together, which is more
-than the knapsack has to gain. The costs are bytes or milliseconds, whatever counts.
+around: measured around float, damages of few bits are further from adding up than what the knapsack has to gain. The
+costs are bytes or milliseconds, whatever counts.
 """
 
 from __future__ import annotations

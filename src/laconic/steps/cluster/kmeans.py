@@ -71,7 +71,7 @@ class Cluster:
         }
         context.progress("observing layers", 0.0)
         before = remember(model, inputs, layers)
-        weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+        weights = {name: layer.weight.detach() for name, layer in layers.items()}
         for layer in layers.values():
             centroids, index = kmeans(layer.weight.detach().flatten().numpy(), entries)
             install(layer, torch.from_numpy(index), torch.from_numpy(centroids)[:, None].to(layer.weight.dtype))
