@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.markdown import Row, record_table, speed
+from benchmarks import records
+from benchmarks.markdown import Row, record_table, speed, table
 from laconic.report import words
 
 
@@ -56,7 +57,11 @@ def sparse24_speed() -> str:
         before, after = (words.size(size) for size in row["weight_bytes"])
         return [row["name"], f"{row['tokens']:,}", f"{row['dense_ms']:.3f}", speed(row["speed"]), f"{before} → {after}"]
 
-    return record_table("sparse24_speed", columns, line, lambda found: f"float16 on {found['card']}.")
+    found = records.read("sparse24_speed")
+    if not found:
+        return "*Not measured yet: `python -m benchmarks.sparse24` on a machine with such a card.*"
+    where = f"\n\nfloat16 on {found['card']}, {found['date']}; torch {found['torch']}."
+    return table(columns, [line(row) for row in found["rows"]]) + where
 
 
 def _lost(row: Row) -> list[str]:

@@ -3,7 +3,7 @@
     python examples/from_python.py [FOLDER]
 
 Trains a small network on scikit-learn's digits, then asks for the smallest file whose accuracy is at most three points
-lower, at 95 % confidence. Takes half a minute.
+lower, at 95 % confidence. Takes a minute or two.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
     result = laconic.shrink(
         trained(train),
         laconic.from_loaders(train, search, holdout),
-        laconic.Goal.parse(minimize="size", max_drop="3%", budget="16trials"),
+        laconic.Goal.parse(minimize="size", max_drop="3%", budget="20trials"),
         out=folder,
     )
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
@@ -22,6 +21,7 @@ from laconic.runtime.onnx_codes import WIDTHS
 from laconic.steps.quantize.post_training import Quantize
 from laconic.steps.quantize.weights import QuantizeWeights
 from tests.networks import context, inputs_of, network, task_for, tensors
+from tests.opened import opened_weights
 
 TARGET = Target("onnxruntime")
 NAME = "residual"
@@ -125,17 +125,6 @@ def test_weights_alone_take_their_bits_too(bits: int, width: float, tmp_path: Pa
         wanted = surgery.call(model.eval(), tensors(inputs))["output"].numpy()
     for runtime in (onnxruntime, openvino):
         assert relative_error(runtime.open_file(path, TARGET)(inputs)["output"], wanted) < 1e-5
-
-
-def opened_weights(path: Path) -> list[np.ndarray]:
-    """What ONNX Runtime holds when it has computed all constants, before it fuses operators."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(path.with_suffix(".opened.onnx"))
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    graph = onnx.load(options.optimized_model_filepath).graph
-    assert not {"Div", "Mod", "Cast"} & {node.op_type for node in graph.node}
-    return [numpy_helper.to_array(tensor) for tensor in graph.initializer]
 
 
 @pytest.mark.parametrize("opset", [12, 13])

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
@@ -27,6 +26,7 @@ from laconic.steps.quantize.cast_weights import CastWeights, rounded, scales
 from laconic.steps.quantize.post_training import Quantize
 from laconic.steps.train.fine_tune import FineTune
 from tests.networks import context, inputs_of, network, task_for, tensors
+from tests.opened import opened_weights
 from tests.sequences import sequence_network, sequence_task, sequences
 
 RUNTIMES = {"onnxruntime": onnxruntime, "openvino": openvino}
@@ -90,17 +90,6 @@ def test_training_goes_through() -> None:
     parametrize.register_parametrization(layer, "weight", start.head.parametrizations["weight"][0])
     layer.weight.backward(gradient)  # type: ignore[no-untyped-call]
     assert torch.equal(layer.parametrizations["weight"].original.grad, gradient)  # type: ignore[index, union-attr, arg-type]
-
-
-def opened_weights(path: Path) -> list[np.ndarray]:
-    """What ONNX Runtime holds when it has computed all constants, before it fuses operators."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(path.with_suffix(".opened.onnx"))
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    graph = onnx.load(options.optimized_model_filepath).graph
-    assert not {"Cast", "Mul", "Gather"} & {node.op_type for node in graph.node}
-    return [numpy_helper.to_array(tensor) for tensor in graph.initializer]
 
 
 def holds(path: Path, model: nn.Module) -> None:

@@ -24,6 +24,7 @@ from laconic.models import load
 from laconic.runtime import onnxruntime, openvino
 from laconic.runtime.difference import relative_error
 from laconic.steps import STEPS
+from laconic.steps.factorize.svd import LowRank
 from laconic.steps.quantize.post_training import Quantize
 from tests.networks import INTEGER, NETWORKS, Rows, context, inputs_of, network, task_for, tensors
 
@@ -392,6 +393,13 @@ def test_bits_by_layer() -> None:
     settings = Quantize(bits=4, layers={"fc1": 2, "conv1": 8})
     _, facts = quantize(network("plain"), settings=settings, given=context(traits=seven))
     assert dict(facts["layers"]) == {"conv1": 63, "conv2": 7, "fc1": 1, "fc2": 7}, "never more than the target's"
+
+
+def test_bits_of_a_layer_are_those_of_its_factors() -> None:
+    settings = Quantize(bits=4, layers={"conv2": 8, "conv2.reduce": 2}, exclude=("fc1",))
+    recipe = Recipe((LowRank(layers={"conv2": 0.5, "fc1": 0.5}), settings))
+    _, (_, facts) = recipe.apply(network("plain"), task_for("plain"), context())
+    assert dict(facts["layers"]) == {"conv1": 7, "conv2.reduce": 1, "conv2.expand": 127, "fc2": 7}
 
 
 def test_bits_of_a_layer_that_is_not_there() -> None:

@@ -42,9 +42,10 @@ class Quantize:
     layers left in float.
 
     ``bits`` of the weights, 2 to 8 and never more than the target's ``weight_bits``; ``layers`` gives single layers
-    theirs by name. ``activation_bits``, 4 to 8; the model's inputs keep 8, as is usual. ``per_channel``: a scale for
-    each output channel of a weight, or one for all of it. ``weight_ranges``: how far the weights' scales reach.
-    ``spare_channels``: dead channels take copies of those whose rounding costs most.
+    theirs by name, which stands for a layer's factors too, once it is a product. ``activation_bits``, 4 to 8; the
+    model's inputs keep 8, as is usual. ``per_channel``: a scale for each output channel of a weight, or one for all of
+    it. ``weight_ranges``: how far the weights' scales reach. ``spare_channels``: dead channels take copies of those
+    whose rounding costs most.
     """
 
     ranges: Literal["minmax", "percentile", "mse", "entropy"] = "mse"
@@ -71,7 +72,7 @@ class Quantize:
         if attached(model) is not None:
             raise RecipeError("Quantize comes twice in this recipe", fix="keep one of them")
         weighted = surgery.weighted_layers(model)
-        unknown = sorted(set(self.layers) - set(weighted))
+        unknown = sorted(key for key in self.layers if not any(_is_of(name, key) for name in weighted))
         if unknown:
             raise RecipeError("Quantize of a layer that the model lacks", got=unknown[0], wanted=", ".join(weighted))
         inputs = calibration_inputs(task)
@@ -101,7 +102,7 @@ class Quantize:
         if self.spare_channels:
             copied = use_spare_channels(model, inputs, graph, placement, quantizers, means, open_to)
         input_scales = {name: float(quantizers[value].scale) for name, value in placement.layers.items()}
-        qmax = {n: _qmax(min(self.layers.get(n, self.bits), context.traits.weight_bits)) for n in placement.layers}
+        qmax = {n: _qmax(min(self._bits_of(n), context.traits.weight_bits)) for n in placement.layers}
         for name, scale in input_scales.items():
             _quantize_weight(weighted[name], qmax[name], scale, self.per_channel, self.weight_ranges)
         for copies in (c for c in copied if c.layers[-1] in qmax):
@@ -142,6 +143,11 @@ class Quantize:
             attach(model, made, facts["inputs"])
         return model
 
+    def _bits_of(self, name: str) -> int:
+        """What ``layers`` says of a layer, or of what it is a factor of."""
+        mine = [key for key in self.layers if _is_of(name, key)]
+        return self.layers[max(mine, key=len)] if mine else self.bits
+
     def _levels(self, shared: Shared) -> int:
         """The highest code of a group of values."""
         is_input = any(name.startswith("input/") for name in shared.active)
@@ -153,6 +159,11 @@ def _round_bias(layer: surgery.Layer, input_scale: float) -> None:
     """To what the file holds: a layer that was corrected has it already."""
     if layer.bias is not None:
         layer.bias.copy_(whole_bias(layer, layer.bias, input_scale))
+
+
+def _is_of(name: str, key: str) -> bool:
+    """Whether ``key`` is the layer ``name`` or a module around it."""
+    return name == key or name.startswith(key + ".")
 
 
 def _qmax(bits: int) -> int:
