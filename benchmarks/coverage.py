@@ -32,6 +32,7 @@ def main(folder: Path, only: tuple[str, ...] = ()) -> Row:
     path = folder / f"{NAME}.json"
     rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     networks = all_networks()
+    rows = {network.name: rows.get(network.name, {"name": network.name}) for network in networks}
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["benchmarks.coverage_case"])
     parts: list[tuple[str, Callable[..., Row], tuple[Any, ...]]] = [
@@ -42,7 +43,7 @@ def main(folder: Path, only: tuple[str, ...] = ()) -> Row:
     found: Row = {}
     for part, work, given in parts:
         for network in networks:
-            row = rows.setdefault(network.name, {"name": network.name})
+            row = rows[network.name]
             chosen = any(word in network.name for word in only) if only else part not in row
             if not chosen or (part.startswith("onnx") and network.source != "torchvision"):
                 continue
@@ -50,7 +51,7 @@ def main(folder: Path, only: tuple[str, ...] = ()) -> Row:
             row[part] = _apart(processes, work, network, *given)
             row[part]["seconds"] = round(time.monotonic() - start, 1)
             print(f"{part}: {network.name}: {row[part]['status']} {row[part].get('why', '')}", flush=True)
-            found = records.write(folder, NAME, {"rows": [rows[n.name] for n in networks if n.name in rows]})
+            found = records.write(folder, NAME, {"rows": list(rows.values())})
     return found or json.loads(path.read_text())
 
 

@@ -5,8 +5,8 @@ Accuracy: ResNet-20 on CIFAR-10 cut to 2:4 in one shot, and trained on with the 
 zeros are multiplied by like any other number.
 
 Speed: the two linear layers of a transformer's feed-forward block in float16, pruned by laconic's step, as they are and
-as torch's semi-structured tensors (Mishra et al. 2021, arXiv 2104.08378), which are checked to give the same. This needs
-a card of compute capability 8.0 or more, and has a record of its own, ``sparse24_speed``.
+as torch's semi-structured tensors (Mishra et al. 2021, arXiv 2104.08378), which are checked to give the same. A card of
+compute capability 8.0 or more is needed; the record of it is ``sparse24_speed``.
 
     python -m benchmarks.sparse24 [FOLDER]      the speed alone, its record in FOLDER
 """
