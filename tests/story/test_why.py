@@ -122,7 +122,8 @@ def test_a_network_in_integers_has_no_islands(runtime: str, packed: Packed) -> N
     pytest.importorskip(runtime)
     found = slow(on(packed("residual", Quantize()), runtime))
     assert kinds(found) == {}
-    assert found["shares"]["integer"] > found["shares"]["convert"] > 0 == found["shares"]["float"]
+    # OpenVINO's profile counts whole microseconds: what converts the input of so small a network may count as none.
+    assert found["shares"]["integer"] > found["shares"]["convert"] >= 0 == found["shares"]["float"]
     assert sum(found["shares"].values()) == pytest.approx(1)
     assert f"{found['shares']['integer']:.0%} of it in integer kernels" in found["verdict"]
     rows = {row["name"]: row for row in found["layers"]}
