@@ -107,7 +107,7 @@ def _replayed(out: Path) -> list[dict[str, Any]]:
     ledger, worker = Ledger(out / package.LEDGER, rows[0]), cast(Worker, _NoWorker())
     trials = Trials(ledger, worker, Target.parse(made.manifest["target"]), described, goal, Reporter(), out / FILES)
     judge = Judge(goal, trials.max_drop, trials.measure(Recipe()))
-    tools = Tools(STEPS, trials.evaluate, trials.probe, trials.layer_times, trials.seconds_per_sample)
+    tools = Tools(STEPS, trials.evaluate, trials.probe, trials.exchange, trials.layer_times, trials.seconds_per_sample)
     policy = Policy(Space.of(described), goal, judge, tools)
     with contextlib.suppress(BudgetSpentError):
         policy.run()

@@ -27,7 +27,7 @@ from benchmarks.networks import Network, opened
 from benchmarks.quantization import less
 from laconic.core import Array, JsonObject, Recipe, Target
 from laconic.search.knapsack import least_damage
-from laconic.search.precision import near, sensitivities, sizes, with_bits
+from laconic.search.precision import around, near, sizes, with_bits
 from laconic.search.space import Space
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
@@ -67,7 +67,7 @@ class Bench:
         self.stored = {bits: width.bits for bits, width in space.widths.items()}
         self.cost, self.once = sizes(self.params, space.widths)
         self.damage = {
-            width: sensitivities((STEP, ROUNDING), self.params, near(space.widths, width), self._probe, width)
+            width: around(width, (STEP, ROUNDING), self.params, near(space.widths, width), self._exchange)
             for width in UNIFORM
         }
         self.wanted = self._decisions(self.evaluator.path(self.evaluator.baseline_key))
@@ -113,9 +113,10 @@ class Bench:
         task = self.network.task
         return peers.decisions(self.evaluator.runtime.open_file(path, TARGET), (task.search, task.holdout), task)
 
-    def _probe(self, recipe: Recipe) -> float | None:
-        damage: float | None = self.evaluator.probe(recipe.to_json(), recipe.key)["damage"]
-        return damage
+    def _exchange(self, recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
+        rows = {str(width): recipe.to_json() for width, recipe in recipes.items()}
+        found: dict[str, dict[str, float]] = self.evaluator.exchange(rows, str(base), "")["damages"]
+        return {name: {int(width): d for width, d in of_layer.items()} for name, of_layer in found.items()}
 
 
 if __name__ == "__main__":

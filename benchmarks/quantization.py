@@ -25,9 +25,11 @@ from laconic import proof
 from laconic.core import Array, Context, JsonObject, Predictor, Recipe, Target
 from laconic.errors import MissingExtraError
 from laconic.runtime import runtime_of
+from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
+from laconic.steps.quantize.smooth import Smooth
 
-RECIPE = Recipe((Quantize(),))
+RECIPE = Recipe((Smooth(), Quantize(), GPTQ()))
 RUNTIMES = ("onnxruntime", "openvino", "litert")
 CONFIDENCE = 0.95
 MINE = "laconic"

@@ -380,7 +380,15 @@ def test_it_asks_training_before_it_gives_up_integers() -> None:
     assert best is not None
     assert "Quantize" in names(best.recipe)
     assert Recipe((Quantize(),)) in tried(world)
-    assert names(tried(world)[4]) == ["Quantize", "FineTune"]
+    assert [names(recipe) for recipe in tried(world)[4:6]] == [["Quantize", "GPTQ"], ["Quantize", "FineTune"]]
+
+
+def test_codes_that_are_computed_are_tried_before_layers_go_back_to_float() -> None:
+    world = World(harm={"a": 9.0}, integer_harm={"a": 0.03}, computed=0.9, max_drop=0.01)
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["Quantize", "GPTQ"]
+    assert best.recipe.steps[0].exclude == ()  # type: ignore[attr-defined]
 
 
 def test_integers_that_are_clearly_too_bad_do_not_stop_it() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
 
 from laconic.core import Recipe, Width
-from laconic.search.precision import FLOAT, near, sensitivities, sizes, with_bits
+from laconic.search.precision import FLOAT, around, near, sensitivities, sizes, with_bits
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
 
@@ -36,20 +36,14 @@ def test_sensitivities_are_of_each_layer_alone() -> None:
     assert asked[3] == Recipe((Quantize(bits=8, exclude=("a",)), GPTQ()))
 
 
-def test_sensitivities_around_a_width_are_of_each_layer_changed_alone() -> None:
-    asked = []
+def test_sensitivities_around_a_width_are_above_that_of_the_best_one_and_a_width_that_fails_costs_all() -> None:
+    def exchange(recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
+        assert base == 4
+        assert recipes == {b: Recipe((Quantize(bits=b, exclude=("c",)), GPTQ())) for b in (3, 4, 8)}
+        return {"a": {3: 0.75, 4: 0.5, 8: 0.25}, "b": {4: 0.5, 8: 0.625}}
 
-    def probe(recipe: Recipe) -> float | None:
-        asked.append(recipe)
-        (step,) = recipe.steps
-        assert isinstance(step, Quantize)
-        return 0.5 - 0.01 * step.layers.get("a", step.bits) + 0.02 * step.layers.get("b", step.bits)
-
-    found = sensitivities((Quantize(exclude=("c",)),), "ab", (3, 4, 8), probe, around=4)
-    for name, wanted in {"a": (0.05, 0.04, 0.0), "b": (0.0, 0.02, 0.1)}.items():
-        np.testing.assert_allclose([found[name][b] for b in (3, 4, 8)], wanted, atol=1e-12)
-    assert len(asked) == 5, "the recipe with one width is probed once"
-    assert all(step.exclude == ("c",) for (step,) in (recipe.steps for recipe in asked))  # type: ignore[attr-defined]
+    found = around(4, (Quantize(exclude=("c",)), GPTQ()), "ab", (3, 4, 8), exchange)
+    assert found == {"a": {3: 0.5, 4: 0.25, 8: 0.0}, "b": {3: 0.5, 4: 0.0, 8: 0.125}}
 
 
 def test_near_widths() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from laconic.core import Measurement, Recipe, Target, Trial, Width
@@ -73,6 +73,7 @@ class World:
     harm: Mapping[str, float] = field(default_factory=dict)
     integer_harm: Mapping[str, float] = field(default_factory=dict)
     healed: float = 0.0  # the share of the damage that training mends
+    computed: float = 0.0  # the share of ``integer_harm`` that GPTQ mends
     integer: bool = True
     integer_speed: float = 2.0
     precisions: tuple[str, ...] = ("f32",)
@@ -112,7 +113,7 @@ class World:
 
     @property
     def tools(self) -> Tools:
-        return Tools(STEPS, self.evaluate, self.probe, self.layer_times, lambda: 1e-3)
+        return Tools(STEPS, self.evaluate, self.probe, self.exchange, self.layer_times, lambda: 1e-3)
 
     def evaluate(self, recipe: Recipe) -> Trial:
         self.asked.append(recipe)
@@ -126,6 +127,17 @@ class World:
         if recipe.key not in self.probes:
             self.probes[recipe.key] = None if self.fails(recipe) else self.drop(recipe)
         return self.probes[recipe.key]
+
+    def exchange(self, recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        for layer in self.space.layers:
+            for bits in recipes:
+                step, *behind = recipes[base].steps
+                changed = Recipe((replace(step, layers={layer.name: bits}), *behind))  # type: ignore[type-var]
+                damage = self.probe(changed)
+                if damage is not None:
+                    found.setdefault(layer.name, {})[bits] = damage
+        return found
 
     def layer_times(self, recipe: Recipe) -> dict[str, float]:
         """By the count that the search has too, so that there is nothing to learn from them."""
@@ -178,6 +190,8 @@ class World:
             if name in _ALONE:
                 narrow += {"Cluster": self.shared_harm}.get(name, self.rounded_harm) * 4 ** (4 - step.bits)  # type: ignore[attr-defined]
             narrow *= {"GPTQ": 0.5, "LSQ": 0.1, "Reconstruct": 0.1}.get(name, 1.0)
+            if name == "GPTQ" and not narrow:
+                found *= 1 - self.computed
             if name == "FineTune":
                 found *= 1 - self.healed
         return found + narrow

@@ -23,7 +23,7 @@ from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.costs import counted
 from laconic.search.knapsack import Choices, least_damage
-from laconic.search.precision import FLOAT, near, sensitivities, sizes, with_bits
+from laconic.search.precision import FLOAT, around, near, sensitivities, sizes, with_bits
 from laconic.search.space import FACTORED, KEEPS, Allocation, Space
 from laconic.search.structure import Structure, form_of, notch_of
 from laconic.search.tools import Tail, Tools
@@ -102,8 +102,9 @@ class Policy:
         return self._try(*tail), tail
 
     def _quantized(self, formed: Sequence[tuple[Trial, Tail]], rest: Tail) -> list[tuple[Trial, Tail]]:
-        """Of quantization with each kind of ranges the best; where all layers together fail, fewer layers, or training.
-        ``rest``: in which shorter float what stays float is computed best, if there is one."""
+        """Of quantization with each kind of ranges the best; where all layers together fail, codes that are
+        computed, training, or fewer layers. ``rest``: in which shorter float what stays float is computed best, if
+        there is one."""
         working = [(trial, tail) for trial, tail in formed if not trial.error]
         if not working:
             return []
@@ -112,10 +113,13 @@ class Policy:
         if self.judge.holds(safest):
             best = self.judge.best([t for t, _ in working if self.judge.passes(t)]) or safest
             return [pair for pair in working if pair[0] is best] + both + self._faster_parts(step, rest)
+        better = [(self._step("GPTQ"),)]
         if self.space.trainable:
-            trained = self._tried(step, self._step("FineTune", epochs=self._epochs(1.0), lr=1e-4))
-            if self.judge.holds(trained[0]):
-                return [trained]
+            better.append((self._step("FineTune", epochs=self._epochs(1.0), lr=1e-4),))
+        for behind in better:
+            mended = self._tried(step, *behind)
+            if self.judge.holds(mended[0]):
+                return [mended]
         return self._partly_quantized(step, rest)
 
     def _faster_parts(self, step: Step, rest: Tail) -> list[tuple[Trial, Tail]]:
@@ -167,7 +171,7 @@ class Policy:
         chosen = {width: widths[width] for width in near(widths, _NARROW)}
         cost, once = sizes(layers, chosen)
         high = sum(of_layer[bearable] for of_layer in cost.values()) + once[bearable]
-        damage = sensitivities((step, self._step("GPTQ")), layers, chosen, self.tools.probe, _NARROW)
+        damage = around(_NARROW, (step, self._step("GPTQ")), layers, chosen, self.tools.exchange)
 
         def holds(bits: Mapping[str, int]) -> bool:
             tried.extend(self._rounded(with_bits(step, {**dict.fromkeys(step.exclude, FLOAT), **bits})))

@@ -2,9 +2,10 @@
 
 The damages are measured, of each layer alone in each width with everything else as it is (the sensitivities of Dong et
 al. 2019, arXiv 1905.03696, there from second derivatives, here from the network itself); that they add up is a model,
-so what the knapsack finds is a proposal: a trial measures it. The model is good near the recipe that is measured
-around: measured around float, damages of few bits are further from adding up than what the knapsack has to gain. The
-costs are bytes or milliseconds, whatever counts.
+so what the knapsack finds is a proposal: a trial measures it. The model is good near the network that is measured
+around: around float, damages of few bits are further from adding up than what the knapsack has to gain. So narrow
+widths are measured around the narrow network (:func:`around`), whose layers are exchanged one by one for those of the
+same network in another width: each width is quantized once. The costs are bytes or milliseconds, whatever counts.
 """
 
 from __future__ import annotations
@@ -25,26 +26,38 @@ def sensitivities(
     layers: Iterable[str],
     widths: Iterable[int],
     probe: Callable[[Recipe], float | None],
-    around: int = FLOAT,
 ) -> dict[str, dict[int, float]]:
-    """The damage of each of the ``layers`` in each of the ``widths``, with all others in ``around`` bits, above that of
-    its best width where ``around`` is not :data:`FLOAT`; one that fails costs everything.
+    """The damage of each of the ``layers`` in each of the ``widths``, with all others in float; one that fails costs
+    everything.
 
     ``steps``: the Quantize whose settings are meant, its bits apart, and what chooses its codes, if anything does.
     """
-    (step, *behind), names, known = steps, list(layers), dict[str, float]()
-    others = dict.fromkeys(getattr(step, "exclude", ()), FLOAT) | dict.fromkeys(names, around)
+    (step, *behind), names = steps, list(layers)
+    others = dict.fromkeys((*getattr(step, "exclude", ()), *names), FLOAT)
 
     def damage(bits: Mapping[str, int]) -> float:
-        recipe = Recipe((with_bits(step, bits), *behind))
-        if recipe.key not in known:
-            found = probe(recipe)
-            known[recipe.key] = 1.0 if found is None else found
-        return known[recipe.key]
+        found = probe(Recipe((with_bits(step, bits), *behind)))
+        return 1.0 if found is None else found
 
-    found = {name: {b: damage(others | {name: b}) for b in widths} for name in names}
-    least = {name: 0.0 if around == FLOAT else min(of_layer.values()) for name, of_layer in found.items()}
-    return {name: {b: d - least[name] for b, d in of_layer.items()} for name, of_layer in found.items()}
+    return {name: {b: damage(others | {name: b}) for b in widths} for name in names}
+
+
+def around(
+    width: int,
+    steps: Sequence[Step],
+    layers: Iterable[str],
+    widths: Iterable[int],
+    exchange: Callable[[Mapping[int, Recipe], int], Mapping[str, Mapping[int, float]]],
+) -> dict[str, dict[int, float]]:
+    """The damage of each of the ``layers`` in each of the ``widths``, with all others in ``width`` bits, above that of
+    its best width; a width that fails costs everything. ``steps`` as in :func:`sensitivities`; ``exchange`` is that of
+    :class:`.tools.Tools`."""
+    (step, *behind), names = steps, list(layers)
+    floats = dict.fromkeys(getattr(step, "exclude", ()), FLOAT)
+    recipes = {b: Recipe((with_bits(step, floats | dict.fromkeys(names, b)), *behind)) for b in widths}
+    measured = exchange(recipes, width)
+    found = {name: {b: measured.get(name, {}).get(b, 1.0) for b in recipes} for name in names}
+    return {name: {b: d - min(of_layer.values()) for b, d in of_layer.items()} for name, of_layer in found.items()}
 
 
 def near(widths: Iterable[int], width: int) -> list[int]:

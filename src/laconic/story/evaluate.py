@@ -301,17 +301,53 @@ class Evaluator:
         too well."""
         start = time.monotonic()
         row: JsonObject = {"row": "probe", "key": key, "recipe": rows, "damage": None, "error": None}
-        inputs, wanted = self._calibration
         try:
-            task = replace(self.task, calibration=max(1, self._probed[0]))
-            model, _ = Recipe.parse(rows, STEPS).apply(self.model, task, self.context)
-            with torch.no_grad():
-                found = next(iter(surgery.call(model.eval(), inputs).values())).double()
-            spread = (wanted - wanted.mean(0)).square().sum()
-            row["damage"] = float((found - wanted).square().sum() / spread.clamp_min(1e-30))
+            row["damage"] = self._damage(self._applied(rows))
         except LaconicError as error:
             row["error"] = str(error)
         return {**row, "seconds": round(time.monotonic() - start, 3)}
+
+    def exchange(self, recipes: dict[str, list[JsonObject]], base: str, key: str) -> JsonObject:
+        """The damages (:meth:`probe`) of the network of ``recipes[base]`` with one layer at a time taken from that of
+        another recipe: by layer and by the recipe's name, those missing that cannot be applied."""
+        start, models = time.monotonic(), dict[str, nn.Module]()
+        row: JsonObject = {"row": "probe", "key": key, "damages": {}, "error": None}
+        for i, (name, rows) in enumerate(recipes.items()):
+            self.context.progress("measuring sensitivities", i / len(recipes) / 2)
+            try:
+                models[name] = self._applied(rows)
+            except LaconicError as error:
+                row["error"] = str(error)
+        if base in models:
+            row["damages"] = self._exchanged(models, base)
+        return {**row, "seconds": round(time.monotonic() - start, 3)}
+
+    def _exchanged(self, models: dict[str, nn.Module], base: str) -> dict[str, dict[str, float]]:
+        network, as_it_is = models[base], self._damage(models[base])
+        layers = list(surgery.weighted_layers(network))
+        found: dict[str, dict[str, float]] = {}
+        for i, layer in enumerate(layers):
+            self.context.progress(f"exchanging {layer}", 0.5 + i / len(layers) / 2)
+            own, found[layer] = network.get_submodule(layer), {base: as_it_is}
+            for name, other in models.items():
+                if name != base:
+                    surgery.set_module(network, layer, other.get_submodule(layer))
+                    found[layer][name] = self._damage(network)
+            surgery.set_module(network, layer, own)
+        return found
+
+    def _applied(self, rows: list[JsonObject]) -> nn.Module:
+        """The model after a recipe that was calibrated on the samples that probes calibrate on."""
+        task = replace(self.task, calibration=max(1, self._probed[0]))
+        model: nn.Module = Recipe.parse(rows, STEPS).apply(self.model, task, self.context)[0]
+        return model.eval()
+
+    def _damage(self, model: nn.Module) -> float:
+        inputs, wanted = self._calibration
+        with torch.no_grad():
+            found = next(iter(surgery.call(model, inputs).values())).double()
+        spread = (wanted - wanted.mean(0)).square().sum()
+        return float((found - wanted).square().sum() / spread.clamp_min(1e-30))
 
     @functools.cached_property
     def _probed(self) -> tuple[int, int]:

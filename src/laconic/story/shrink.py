@@ -130,7 +130,7 @@ def _search(trials: Trials, judge: Judge, reach: JsonObject, wish: Wish, began: 
         if wish.recipe is not None:
             _refuse_broken(trials.measure(wish.recipe), trials)
         else:
-            tools = Tools(STEPS, evaluate, trials.probe, trials.layer_times, trials.seconds_per_sample)
+            tools = Tools(STEPS, evaluate, trials.probe, trials.exchange, trials.layer_times, trials.seconds_per_sample)
             Policy(Space.of(trials.described), wish.goal, judge, tools).run()
             wish.reporter.note("nothing is left to try")
     except BudgetSpentError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from laconic import proof
-from laconic.core import JsonObject, Measurement, Recipe, Target, Trial
+from laconic.core import JsonObject, Measurement, Recipe, Target, Trial, digest
 from laconic.errors import TrialError
 from laconic.goal import Goal
 from laconic.ledger import Ledger
@@ -115,6 +115,19 @@ class Trials:
             self.ledger.append(row)
         damage: float | None = row["damage"]
         return damage
+
+    def exchange(self, recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
+        """The damage of the network of ``recipes[base]`` with a single layer of another recipe's, by layer and number
+        of the recipe; those that cannot be applied are missing."""
+        key = digest([base, *((number, self.key(recipe)) for number, recipe in recipes.items())])
+        row = self.ledger.find("probe", key=key)
+        if row is None:
+            self.check_budget()
+            self._announce(f"sensitivities around {recipes[base]}")
+            rows = {str(number): recipe.to_json() for number, recipe in recipes.items()}
+            row = self.worker.call("exchange", rows, str(base), key, progress=self.reporter.progress)
+            self.ledger.append(row)
+        return {name: {int(n): d for n, d in of_layer.items()} for name, of_layer in row["damages"].items()}
 
     def packed(self, key: str) -> JsonObject:
         """The bytes of a trial's file as ``.lac``: ``packed_bytes`` in all, ``payload_bytes`` of them weights."""

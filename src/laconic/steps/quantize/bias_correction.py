@@ -75,7 +75,7 @@ def _along(vector: Tensor, x: Tensor, axis: int) -> Tensor:
 
 def _shift_to_mean(y: Tensor, mean: Tensor, bounds: tuple[float, float], axis: int) -> Tensor:
     """The per-channel d with E[clamp(y + d)] = mean, by Newton's method; its slope is the share left unclamped."""
-    y, dims = thinned(y), [i for i in range(y.dim()) if i != axis]
+    y, dims = thinned(y).contiguous(), [i for i in range(y.dim()) if i != axis]
     if bounds == (-math.inf, math.inf):
         return mean - y.mean(dims)
     shift = torch.zeros_like(mean)

@@ -138,8 +138,8 @@ def channel_mean(x: Tensor, key: str) -> Tensor:
 
 
 def thinned(x: Tensor) -> Tensor:
-    """At most about 32 x 32 places of every map: means of hundreds of samples need no more, and the float and the
+    """At most about 16 x 16 places of every map: means of hundreds of samples need no more, and the float and the
     quantized network are compared at the same ones."""
     if x.dim() < 4:
         return x
-    return x[(slice(None), slice(None), *(slice(None, None, max(1, size // 16)) for size in x.shape[2:]))]
+    return x[(slice(None), slice(None), *(slice(None, None, max(1, size // 8)) for size in x.shape[2:]))]

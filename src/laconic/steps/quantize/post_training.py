@@ -58,7 +58,7 @@ class Quantize:
     weight_ranges: Literal["minmax", "mse"] = "minmax"
     spare_channels: bool = True
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
         check_types(self)
