@@ -51,7 +51,7 @@ def least_sum(weights: np.ndarray, entries: int) -> float:
 @pytest.mark.parametrize("entries", [2, 4, 32])
 def test_lloyds_iterations(entries: int) -> None:
     weights = np.random.default_rng(entries).standard_normal(800)
-    centroids, index = kmeans(weights, entries)
+    centroids, index = kmeans(weights, entries, 10_000)
     np.testing.assert_allclose(centroids, plain_lloyd(weights, entries), atol=1e-12)
     assert np.array_equal(index, np.abs(weights[:, None] - centroids).argmin(1))
 
@@ -60,7 +60,7 @@ def test_never_better_than_the_best_and_as_good_where_clusters_are_clear() -> No
     rng = np.random.default_rng(0)
     for clear in (False, True):
         weights = rng.standard_normal(12) * (0.05 if clear else 1.0) + (np.arange(12) % 3 if clear else 0)
-        centroids, index = kmeans(weights, 3)
+        centroids, index = kmeans(weights, 3, 10_000)
         found, best = float(((weights - centroids[index]) ** 2).sum()), least_sum(weights, 3)
         assert found >= best - 1e-12
         assert not clear or found == pytest.approx(best)
@@ -80,7 +80,7 @@ def test_a_weight_is_its_codes_in_its_codebook_and_nothing_else_is_kept() -> Non
         assert book.codes().dtype == torch.uint8
         assert book.codes().shape == layer.weight.shape
         assert torch.equal(book.codebook()[book.codes().long()], layer.weight)
-        centroids, index = kmeans(network("plain").get_submodule(name).weight.detach().flatten().numpy(), 8)  # type: ignore[operator]
+        centroids, index = kmeans(network("plain").get_submodule(name).weight.detach().flatten().numpy(), 8, 10_000)  # type: ignore[operator]
         assert np.array_equal(book.codes().flatten().numpy(), index)
         gain = book.codebook().numpy() / centroids  # one number for the whole layer
         np.testing.assert_allclose(gain, 1.0 if name.startswith("conv") else gain[0], rtol=1e-5)
