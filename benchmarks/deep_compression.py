@@ -9,8 +9,8 @@ Deviations, none of which costs a byte: AdamW, training pictures moved by up to 
 network as a teacher. Settings were chosen on 5,000 of the training pictures, which nothing is trained on; the 10,000
 test pictures are opened once for each network and seed. A seed decides the first weights and the order of everything.
 
-Beside the ``.lac`` stands what the same weights take in the paper's own format: relative indices of 5 bits with zeros as
-fillers, Huffman codes of indices and weights with their tables, codebooks and biases in float32.
+Beside the ``.lac`` stands what the same weights take in the paper's own format: relative indices of 5 bits with zeros
+as fillers, Huffman codes of indices and weights with their tables, codebooks and biases in float32.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def main(folder: Path) -> dict[str, Any]:
     for seed, (name, network) in itertools.product(SEEDS, NETWORKS.items()):
         if (name, seed) in done:
             continue
-        rows.append({"network": name, "seed": seed, **measured(network, task, seed, tested=True)})
+        model = trained(network, task, seed)
+        rows.append({"network": name, "seed": seed, **measured(model, network.recipe, task, seed, tested=True)})
         print(rows[-1], flush=True)
         found = records.write(folder, NAME, {"settings": settings, "published": PUBLISHED, "rows": rows})
     return found
@@ -148,13 +149,19 @@ def _all(split: Split) -> tuple[Array, Array]:
     return next(iter(batch.inputs.values())), batch.targets
 
 
-def measured(network: Network, task: Task, seed: int, *, tested: bool) -> JsonObject:
-    """The whole procedure from one seed: errors on search, and on the holdout if it is to be ``tested``, and sizes."""
+def trained(network: Network, task: Task, seed: int) -> nn.Module:
+    """The float network."""
     torch.manual_seed(seed)
     model = ZOO[network.name].build()
     fit(model, task.train, task.loss, None, network.training, seed, _say("float"), augment=task.augment)
+    return model
+
+
+def measured(model: nn.Module, recipe: Recipe, task: Task, seed: int, *, tested: bool) -> JsonObject:
+    """What ``recipe`` makes of a float network: errors on search, and on the holdout if it is to be ``tested``, and
+    sizes."""
     context = Context(onnxruntime.traits(_TARGET), seed, reference=Teacher(model), progress=_say("compressed"))
-    small, facts = network.recipe.apply(model, task, context)
+    small, facts = recipe.apply(model, task, context)
     splits = {"held_out": task.search, **({"test": task.holdout} if tested else {})}
     with tempfile.TemporaryDirectory() as scratch:
         whole = _deployed(model, task, Path(scratch) / "float.onnx")

@@ -1,6 +1,6 @@
 """The shape of the project: who may import whom, how long things may be, and what an import may cost.
 
-    core, errors, goal -> factory, machine, ledger, surgery, fake_quantize, hashing, worker -> rooms -> story -> app, api, ...
+    core, errors, goal -> factory, machine, ledger, surgery, fake_quantize, ... -> rooms -> story -> app, api, ...
 
 The rooms never import each other. Each rule is shown to catch a module that breaks it.
 """

@@ -1,14 +1,14 @@
 """Which of a few shared numbers, and with which sign, each weight of a layer is: by a hash, so that no index is stored.
 
-Chen, Wilson, Tyree, Weinberger and Chen 2015, arXiv 1504.04788: V_ij = w_h(i,j) xi(i,j), eq. 4 and 7, where h gives one
+Chen, Wilson, Tyree, Weinberger and Chen 2015, arXiv 1504.04788, section 4: V_ij = w_h(i,j) xi(i,j), where h gives one
 of K numbers and xi a sign. Weight n of a layer, counted row by row (so n stands for i and j), is
 
     a number below 2K, i = H(n) mod 2K: w_i where i < K, else -w_(i-K).
 
-H is a keyed Feistel network over the numbers modulo P whose round function is the cube (as in MiMC; Albrecht et al. 2016,
-doi 10.1007/978-3-662-53887-6_7): n = P l + r, and in each round (l, r) becomes (r, l + (r + key)^3 mod P). It is a
-permutation of the numbers below P^2, and no number on the way is 2^31 or more, so that it is the same on every machine
-and can be written in the operators of a runtime that has 32-bit integers alone, and no shifts
+H is a keyed Feistel network over the numbers modulo P whose round function is the cube (as in MiMC; Albrecht et al.
+2016, IACR 2016/492): n = P l + r, and in each round (l, r) becomes (r, l + (r + key)^3 mod P). It is a permutation of
+the numbers below P^2, and no number on the way is 2^31 or more, so that it is the same on every machine and can be
+written in the operators of a runtime that has 32-bit integers alone, and no shifts
 (:mod:`laconic.runtime.onnx_hashed`). The paper uses xxHash, which multiplies modulo 2^32.
 """
 

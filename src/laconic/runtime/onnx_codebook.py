@@ -247,9 +247,7 @@ class _Writer:
         self.taken = {str(value.name) for node in graph for value in node.outputs} | set(graph.initializers)
         self.hashes: ir.Value | None = None
 
-    def decoded(
-        self, before: ir.Node, form: Form | Hashed | ShortFloat, shape: tuple[int, ...], name: str
-    ) -> ir.Value:
+    def decoded(self, before: ir.Node, form: Form | Hashed | ShortFloat, shape: tuple[int, ...], name: str) -> ir.Value:
         """The weight, decoded by nodes in front of ``before``."""
         if isinstance(form, Form):
             return self._looked_up(before, form, shape, name)

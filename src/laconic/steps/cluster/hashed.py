@@ -1,9 +1,9 @@
 """HashedNets: the weights of a layer share fewer numbers, and a hash says which is whose, so no index is stored.
 
-Chen, Wilson, Tyree, Weinberger and Chen 2015, arXiv 1504.04788: each weight is one of K shared numbers with a sign, both
-by a hash of its place (eq. 4 and 7; the hash: :mod:`laconic.hashing`), and a number's gradient is the sum of those of
-its places with their signs (eq. 12). The file holds the K numbers in float32; the runtime rebuilds the weight when it
-opens the file (:mod:`laconic.runtime.onnx_hashed`).
+Chen, Wilson, Tyree, Weinberger and Chen 2015, arXiv 1504.04788, section 4: each weight is one of K shared numbers with
+a sign, both by a hash of its place (:mod:`laconic.hashing`), and a number's gradient is the sum of those of its places
+with their signs. The file holds the K numbers in float32; the runtime rebuilds the weight when it opens the file
+(:mod:`laconic.runtime.onnx_hashed`).
 
 Deviation: the numbers begin as the means of their weights, signed, where the paper draws them at random. Of a trained
 layer little is left so: without ``epochs`` expect little of the network too.

@@ -41,9 +41,9 @@ from laconic.steps.quantize.trained import check_data, check_training, computed_
 class Cluster:
     """Let each layer's weights share 2^``bits`` values, or as many as ``layers`` gives bits for layers by globs, and
     train these for ``epochs`` with AdamW at ``lr``; ``distill`` is the share of the distillation loss. ``codes``: which
-    value a weight has stays as it was found, or is trained too. ``iterations`` of Lloyd's, at most: until nothing moves,
-    or so few that the values stay about evenly spread, which cost a little more error and an entropy coder fewer bits.
-    ``exclude``: globs of layers left as they are.
+    value a weight has stays as it was found, or is trained too. ``iterations`` of Lloyd's, at most: as many as it takes
+    until nothing moves, or so few that the values stay about evenly spread, which costs a little more error and an
+    entropy coder fewer bits. ``exclude``: globs of layers left as they are.
 
     The file stores ``bits`` per weight and a codebook; the runtime computes in float32.
     """
@@ -131,8 +131,8 @@ def _correct(
 def kmeans(weights: Array, entries: int, iterations: int) -> tuple[Array, Array]:
     """``entries`` centroids (float64, rising) and the nearest one's number for each of ``weights`` (n,), as uint8.
 
-    Lloyd's ``iterations``, fewer where nothing moves. Sorted, a cluster is a run of weights between two midpoints and its mean a
-    difference of running sums, so that an iteration costs K searches.
+    Lloyd's ``iterations``, fewer where nothing moves. Sorted, a cluster is a run of weights between two midpoints and
+    its mean a difference of running sums, so that an iteration costs K searches.
     """
     order = np.sort(weights.astype(np.float64))
     sums = np.concatenate([[0.0], np.cumsum(order)])

@@ -81,7 +81,9 @@ class PruneWeights:
         if original is None or not self._chooses_on_the_way(granularity):
             scores = self._scores(model, cuts, task, context)
             if self.scope == "global":
-                keep |= _shared_out(scores, cuts, [n for n in cuts if surgery.stated(n, self.layers) is None], self.density)
+                keep |= _shared_out(
+                    scores, cuts, [n for n in cuts if surgery.stated(n, self.layers) is None], self.density
+                )
             for name, score in scores.items():
                 units = _best(score, cuts[name], keep[name], granularity.pattern)
                 mask = cuts[name].spread(units, matrix_of(layers[name].weight).shape)
