@@ -109,7 +109,7 @@ def main(folder: Path) -> dict[str, Any]:
     rows = list(before.get("rows", [])) if before.get("settings") == settings else []
     done = {(row["network"], row["seed"]) for row in rows}
     found: dict[str, Any] = before
-    for seed, (name, network) in itertools.product(SEEDS, NETWORKS.items()):
+    for (name, network), seed in itertools.product(NETWORKS.items(), SEEDS):
         if (name, seed) in done:
             continue
         model = trained(network, task, seed)
