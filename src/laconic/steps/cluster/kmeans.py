@@ -91,16 +91,16 @@ class Cluster:
             facts |= train(self, model, task, context)
         return model, facts
 
-    def _bits(self, name: str) -> int:
-        named = surgery.stated(name, self.layers)
-        return self.bits if named is None else named
-
     def restore(self, model: Any, facts: Facts) -> Any:
         for name, entries in facts["layers"]:
             install_empty(model.get_submodule(name), entries, 1)
         for name in facts["biased"]:
             surgery.give_bias(model.get_submodule(name))
         return model
+
+    def _bits(self, name: str) -> int:
+        named = surgery.stated(name, self.layers)
+        return self.bits if named is None else named
 
 
 def _share(layer: surgery.Layer, values: int, iterations: int) -> int:

@@ -5,8 +5,8 @@ The density falls as in Zhu and Gupta 2017 (arXiv 1710.01878, eq. 1): after roun
     d_t = d_T + (1 - d_T) (1 - t / T)^3,
 
 so that most goes while much is left, in each layer towards its own d_T. Each round sets the masks anew
-(:mod:`.weights`; what is zero stays zero) and trains for an equal share of the epochs, with a warm-up and a
-cosine of its own.
+(:mod:`.weights`; what is zero stays zero) and trains for an equal share of the epochs, with a warm-up and a cosine of
+its own.
 
 With ``rewind`` each round begins, but for its masks, from the weights in that file, as the network was early in its
 training (Frankle et al. 2019, arXiv 1903.01611; from the start itself: Frankle and Carbin 2018, arXiv 1803.03635).
