@@ -91,10 +91,8 @@ def deep_compression_layers() -> str:
         for layer, theirs in published["layers"].items() if ours else []:
             mean = {key: _mean(row["layers"][layer][key] for row in ours) for key in ours[0]["layers"][layer]}
             codes = [next(p["packed"] for p in row["packed_rows"] if p["name"] == f"{layer}.weight") for row in ours]
-            bits = [
-                f"{theirs[f'{kind}_{form}']:.1f} / {mean[f'{kind}_{form}']:.1f}"
-                for kind, form in (("weight", "bits"), ("weight", "code"), ("index", "code"))
-            ]
+            bits = [f"{theirs['weight_bits']} / {mean['weight_bits']:g}"]
+            bits += [f"{theirs[key]:.1f} / {mean[key]:.1f}" for key in ("weight_code", "index_code")]
             in_bytes = f"{4 * mean['weights'] * theirs['rate']:,.0f} / {mean['bytes']:,.0f}"
             kept = f"{theirs['kept']:.0%} / {mean['kept']:.1%}"
             rows.append([name, layer, f"{mean['weights']:,.0f}", kept, *bits, in_bytes, f"{_mean(codes):,.0f}"])
