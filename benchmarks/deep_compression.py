@@ -28,7 +28,7 @@ from torch import nn
 
 from benchmarks import records
 from laconic import data, measure, surgery
-from laconic.core import Array, Context, JsonObject, Preprocess, Recipe, Split, Target, Task
+from laconic.core import Array, Context, Facts, JsonObject, Preprocess, Recipe, Split, Target, Task
 from laconic.data.augment import shift_and_flip
 from laconic.models.zoo import ZOO
 from laconic.pack import container, huffman
@@ -113,7 +113,11 @@ def main(folder: Path) -> dict[str, Any]:
         if (name, seed) in done:
             continue
         model = trained(network, task, seed)
-        rows.append({"network": name, "seed": seed, **measured(model, network.recipe, task, seed, tested=True)})
+        small, facts = compressed(model, network.recipe, task, seed)
+        layers = {layer: in_the_papers_format(x) for layer, x in surgery.weighted_layers(small).items()}
+        row = {"network": name, "seed": seed, **measured(model, small, task), "layers": layers, "facts": facts}
+        row["paper_format_bytes"] = sum(layer["bytes"] + layer["bias_bytes"] for layer in layers.values())
+        rows.append(row)
         print(rows[-1], flush=True)
         found = records.write(folder, NAME, {"settings": settings, "published": PUBLISHED, "rows": rows})
     return found
@@ -157,12 +161,14 @@ def trained(network: Network, task: Task, seed: int) -> nn.Module:
     return model
 
 
-def measured(model: nn.Module, recipe: Recipe, task: Task, seed: int, *, tested: bool) -> JsonObject:
-    """What ``recipe`` makes of a float network: errors on search, and on the holdout if it is to be ``tested``, and
-    sizes."""
+def compressed(model: nn.Module, recipe: Recipe, task: Task, seed: int) -> tuple[nn.Module, list[Facts]]:
+    """What ``recipe`` makes of a float network, and what its steps told."""
     context = Context(onnxruntime.traits(_TARGET), seed, reference=Teacher(model), progress=_say("compressed"))
-    small, facts = recipe.apply(model, task, context)
-    splits = {"held_out": task.search, **({"test": task.holdout} if tested else {})}
+    return recipe.apply(model, task, context)
+
+
+def measured(model: nn.Module, small: nn.Module, task: Task) -> JsonObject:
+    """Sizes, and errors on search and on the holdout, of a float network and of what became of it."""
     with tempfile.TemporaryDirectory() as scratch:
         whole = _deployed(model, task, Path(scratch) / "float.onnx")
         file = _deployed(small, task, Path(scratch) / "small.onnx")
@@ -170,22 +176,22 @@ def measured(model: nn.Module, recipe: Recipe, task: Task, seed: int, *, tested:
         file.write_bytes(container.unpack(packed.content).content)  # what is scored comes from the packed bytes
         errors = {
             f"{part}_error{kind}": _error(path, split, task)
-            for part, split in splits.items()
+            for part, split in _splits(task).items()
             for kind, path in (("_float", whole), ("", file))
         }
         sizes = {"file_bytes_float": whole.stat().st_size, "file_bytes": file.stat().st_size}
-    layers = {name: in_the_papers_format(layer) for name, layer in surgery.weighted_layers(small).items()}
     return {
         **errors,
-        "n": {part: len(split) for part, split in splits.items()},
+        "n": {part: len(split) for part, split in _splits(task).items()},
         **sizes,
         "packed_bytes": len(packed.content),
         "payload_bytes": packed.payload,
-        "paper_format_bytes": sum(layer["bytes"] + layer["bias_bytes"] for layer in layers.values()),
-        "layers": layers,
         "packed_rows": [asdict(row) for row in packed.rows],
-        "facts": facts,
     }
+
+
+def _splits(task: Task) -> dict[str, Split]:
+    return {"held_out": task.search, "test": task.holdout}
 
 
 def _deployed(model: nn.Module, task: Task, path: Path) -> Path:

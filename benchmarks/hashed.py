@@ -52,7 +52,8 @@ def main(folder: Path) -> dict[str, Any]:
         model = deep_compression.trained(NETWORK, task, seed) if left else None
         for name in left:
             assert model is not None
-            row = deep_compression.measured(model, RECIPES[name], task, seed, tested=True)
+            small, _ = deep_compression.compressed(model, RECIPES[name], task, seed)
+            row = deep_compression.measured(model, small, task)
             kept = (
                 "n",
                 "test_error_float",
