@@ -1,8 +1,8 @@
 """HashedNets beside pruning and clustering, LeNet-300-100 on MNIST: errors of packed files of the same size.
 
 The float network, the pictures and the training are those of :mod:`benchmarks.deep_compression`, with fewer epochs, the
-same for both. Densities were chosen so that a pruned and clustered file, packed, is smaller than the hashed one or about
-as large.
+same for both. Densities were chosen so that a pruned and clustered file, packed, is smaller than the hashed one
+or about as large.
 """
 
 from __future__ import annotations
