@@ -29,6 +29,8 @@ ALL = (
     "criteria",
     "packing",
     "fuzz",
+    "deep_compression",
+    "hashed",
     "netadapt",
     "energy",
     "coverage",

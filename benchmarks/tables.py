@@ -196,6 +196,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "sparse24_speed": pruning.sparse24_speed,
     "packing": packed.packing,
     "fuzz": packed.fuzz,
+    "deep_compression": packed.deep_compression,
+    "deep_compression_layers": packed.deep_compression_layers,
+    "hashed": packed.hashed,
     "coverage": covered.coverage,
 }
 

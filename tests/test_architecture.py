@@ -1,6 +1,6 @@
 """The shape of the project: who may import whom, how long things may be, and what an import may cost.
 
-    core, errors, goal -> factory, machine, ledger, surgery, fake_quantize, worker -> rooms -> story -> app, api, ...
+    core, errors, goal -> factory, machine, ledger, surgery, fake_quantize, ... -> rooms -> story -> app, api, ...
 
 The rooms never import each other. Each rule is shown to catch a module that breaks it.
 """
@@ -23,7 +23,7 @@ import laconic
 
 SOURCE = Path(laconic.__file__).parent
 NOUNS = {"core", "errors", "goal"}
-TOOLS = {"factory", "machine", "ledger", "surgery", "fake_quantize", "worker"}
+TOOLS = {"factory", "machine", "ledger", "surgery", "fake_quantize", "hashing", "worker"}
 ROOMS = {"models", "data", "profile", "steps", "runtime", "measure", "search", "proof", "pack", "report"}
 STORY = {"story"}
 COMMANDS = {"app", "api", "cli", "console", "demo", "doctor"}

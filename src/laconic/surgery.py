@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from laconic.errors import RecipeError
 
+_T = TypeVar("_T")
 _SUGGESTED, _ALIKE = 3, 0.5
 
 _FAMILIES: dict[str, Sequence[Callable[..., Any]]] = {
@@ -243,6 +244,12 @@ def _pads_with_number(input: Tensor, pad: Sequence[int], mode: str = "constant",
 def matches(name: str, globs: Sequence[str]) -> bool:
     """Whether a layer's name matches one of the user's globs (``features.*``); a plain prefix names a whole branch."""
     return any(fnmatch.fnmatchcase(name, glob) or name.startswith(glob + ".") for glob in globs)
+
+
+def stated(name: str, by_globs: Mapping[str, _T]) -> _T | None:
+    """What is said of a layer by globs of its name, the last that matches counting; None where nothing is."""
+    found = [value for glob, value in by_globs.items() if matches(name, (glob,))]
+    return found[-1] if found else None
 
 
 def require_matches(what: str, globs: Iterable[str], names: Sequence[str]) -> None:

@@ -130,7 +130,14 @@ CASES = {
     "PruneGradually": Case(
         working={"density": 0.3, "rounds": 2, "epochs": 1, "batch": 16},
         other={"density": 0.3, "rounds": 1, "epochs": 1, "batch": 16},
-        bad=(*_BAD_TRAINING, {"rounds": 0}, {"density": 0}, {"granularity": "2:4"}, {"criterion": "apoz"}),
+        bad=(
+            *_BAD_TRAINING,
+            {"rounds": 0},
+            {"density": 0},
+            {"layers": {"conv": 0.0}},
+            {"granularity": "2:4"},
+            {"criterion": "apoz"},
+        ),
     ),
     "Slim": Case(
         working={"strength": 0.01, "epochs": 1, "batch": 16},
@@ -213,7 +220,30 @@ CASES = {
         working={"bits": 2},
         other={"bits": 1, "epochs": 1, "batch": 16},
         zero={"exclude": ["*"]},
-        bad=(*_BAD_TRAINING, {"bits": 0}, {"bits": 9}, {"bits": 2.5}, {"bits": True}, {"exclude": "conv1"}),
+        bad=(
+            *_BAD_TRAINING,
+            {"bits": 0},
+            {"bits": 9},
+            {"bits": 2.5},
+            {"bits": True},
+            {"layers": {"conv1": 9}},
+            {"layers": {"conv1": 2.0}},
+            {"exclude": "conv1"},
+        ),
+    ),
+    "HashedNets": Case(
+        working={"ratio": 0.25, "epochs": 1, "batch": 16},
+        other={"ratio": 0.5},
+        zero={"ratio": 1.0},
+        bad=(
+            *_BAD_TRAINING,
+            {"ratio": 0},
+            {"ratio": 1.5},
+            {"ratio": True},
+            {"layers": {"conv1": 0.0}},
+            {"layers": ["conv1"]},
+            {"exclude": "conv1"},
+        ),
     ),
     "ProductQuantize": Case(
         working={"entries": 8},
@@ -246,6 +276,7 @@ FORMS = (
     "Ternary",
     "Binary",
     "Cluster",
+    "HashedNets",
     "ProductQuantize",
 )
 """Steps that give weights another form: such a weight is neither pruned nor given a second form."""

@@ -116,6 +116,20 @@ def test_sub_vectors_to_the_bit(length: int, entries: int, tmp_path: Path) -> No
     assert weight_in(opened(tmp_path / "f.onnx", tmp_path), weight.shape).tobytes() == weight.tobytes()
 
 
+def test_of_two_forms_the_one_that_packs_smaller() -> None:
+    """Of a pruned layer each channel has few of the values; codes by channel are shorter, and pack worse."""
+    rng = np.random.default_rng(0)
+    table = np.concatenate([[0], rng.standard_normal(60)]).astype(np.float32)
+    sparse = table[np.where(rng.random((300, 784)) < 0.03, rng.integers(1, 61, (300, 784)), 0)]
+    form = onnx_codebook.smallest(sparse)
+    assert isinstance(form, onnx_codebook.Form)
+    assert form.table.shape == (61,)
+    scale = np.repeat(rng.standard_normal(16), 20)[:, None].astype(np.float32)  # 32 values, two in a channel
+    form = onnx_codebook.smallest(np.sign(rng.standard_normal((320, 400))).astype(np.float32) * scale)
+    assert isinstance(form, onnx_codebook.Form)
+    assert form.by_channel
+
+
 @pytest.mark.parametrize("values", ["many", "one too many", "not finite", "few weights"])
 def test_other_weights_are_stored_as_they_are(values: str, tmp_path: Path) -> None:
     weight = np.random.default_rng(0).standard_normal((40, 50)).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from laconic.core import Recipe
 from laconic.errors import RecipeError, TrialError
 from laconic.steps.cluster.codebook import Codebook, codebook_of, moving
 from laconic.steps.cluster.kmeans import Cluster, kmeans
+from laconic.steps.prune.weights import PruneWeights
 from laconic.steps.quantize.post_training import Quantize
 from tests.networks import context, network, task_for
 
@@ -51,7 +53,7 @@ def least_sum(weights: np.ndarray, entries: int) -> float:
 @pytest.mark.parametrize("entries", [2, 4, 32])
 def test_lloyds_iterations(entries: int) -> None:
     weights = np.random.default_rng(entries).standard_normal(800)
-    centroids, index = kmeans(weights, entries)
+    centroids, index = kmeans(weights, entries, 10_000)
     np.testing.assert_allclose(centroids, plain_lloyd(weights, entries), atol=1e-12)
     assert np.array_equal(index, np.abs(weights[:, None] - centroids).argmin(1))
 
@@ -60,7 +62,7 @@ def test_never_better_than_the_best_and_as_good_where_clusters_are_clear() -> No
     rng = np.random.default_rng(0)
     for clear in (False, True):
         weights = rng.standard_normal(12) * (0.05 if clear else 1.0) + (np.arange(12) % 3 if clear else 0)
-        centroids, index = kmeans(weights, 3)
+        centroids, index = kmeans(weights, 3, 10_000)
         found, best = float(((weights - centroids[index]) ** 2).sum()), least_sum(weights, 3)
         assert found >= best - 1e-12
         assert not clear or found == pytest.approx(best)
@@ -80,7 +82,7 @@ def test_a_weight_is_its_codes_in_its_codebook_and_nothing_else_is_kept() -> Non
         assert book.codes().dtype == torch.uint8
         assert book.codes().shape == layer.weight.shape
         assert torch.equal(book.codebook()[book.codes().long()], layer.weight)
-        centroids, index = kmeans(network("plain").get_submodule(name).weight.detach().flatten().numpy(), 8)  # type: ignore[operator]
+        centroids, index = kmeans(network("plain").get_submodule(name).weight.detach().flatten().numpy(), 8, 10_000)  # type: ignore[operator]
         assert np.array_equal(book.codes().flatten().numpy(), index)
         gain = book.codebook().numpy() / centroids  # one number for the whole layer
         np.testing.assert_allclose(gain, 1.0 if name.startswith("conv") else gain[0], rtol=1e-5)
@@ -146,6 +148,55 @@ def test_codes_that_follow_weights_begin_where_they_stand() -> None:
             assert layer.parametrizations["weight"][0].latent.grad.unique().tolist() in ([0, 1], [1])  # type: ignore[index]
     for name, book in books.items():
         assert torch.equal(book_of(model, name).codes(), book.codes())
+
+
+@pytest.mark.parametrize("codes", ["fixed", "trained"])
+def test_zero_is_one_of_the_values_of_a_pruned_layer_and_what_is_zero_stays(codes: str) -> None:
+    settings: dict[str, Any] = {"epochs": 2, "lr": 1e-2, "batch": 16, "distill": 0.0}
+    steps = (PruneWeights(0.2), Cluster(2, codes=codes, layers={"fc1": 3}, **settings))  # type: ignore[arg-type]
+    model, (pruned, facts) = Recipe(steps).apply(network("plain"), task_for("plain"), context())
+    assert facts["layers"] == [["conv1", 3], ["conv2", 3], ["fc1", 7], ["fc2", 3]]
+    whole, _ = Recipe(steps[:1]).apply(network("plain"), task_for("plain"), context())
+    for name, layer in surgery.weighted_layers(model).items():
+        before = whole.get_submodule(name).weight
+        assert not layer.weight[before == 0].any()
+        assert 0 in layer.weight
+        assert len(layer.weight.unique()) <= (8 if name == "fc1" else 4)
+        if codes == "fixed":
+            assert float((layer.weight != 0).float().mean()) == pytest.approx(pruned["layers"][name], abs=1e-5)
+
+
+def test_the_clusters_of_a_pruned_layer_are_of_what_stays() -> None:
+    model, _ = Recipe((PruneWeights(0.2), Cluster(3))).apply(network("plain"), task_for("plain"), context())
+    whole, _ = Recipe((PruneWeights(0.2),)).apply(network("plain"), task_for("plain"), context())
+    weight, book = whole.get_submodule("conv2").weight.detach().numpy(), book_of(model, "conv2")
+    centroids, index = kmeans(weight[weight != 0], 7, 10_000)
+    np.testing.assert_allclose(book.codebook().numpy(), centroids, rtol=1e-6)
+    assert np.array_equal(book.codes().numpy()[weight != 0], index)
+
+
+def test_bits_by_globs() -> None:
+    _, facts = clustered(bits=2, layers={"conv*": 4, "conv1": 1}, exclude=("fc2",))
+    assert facts["layers"] == [["conv1", 2], ["conv2", 16], ["fc1", 4]]
+    assert facts["stored_bits"] == 4
+    with pytest.raises(RecipeError, match="layers of Cluster names no layer"):
+        clustered(layers={"conv9": 4})
+
+
+def test_fewer_iterations_cost_error_and_save_bits() -> None:
+    weights = np.random.default_rng(0).laplace(size=20_000)
+    errors, entropies = [], []
+    for iterations in (0, 1, 10, 10_000):
+        centroids, index = kmeans(weights, 64, iterations)
+        assert np.array_equal(index, np.abs(weights[:, None] - centroids).argmin(1))
+        shares = np.bincount(index, minlength=64) / len(weights)
+        errors.append(float(((weights - centroids[index]) ** 2).mean()))
+        entropies.append(-float((shares[shares > 0] * np.log2(shares[shares > 0])).sum()))
+        if iterations == 0:
+            np.testing.assert_allclose(np.diff(centroids), np.ptp(weights) / 63)
+    assert errors == sorted(errors, reverse=True)
+    assert entropies == sorted(entropies)
+    assert entropies[-1] > entropies[0] + 0.3
 
 
 def test_what_would_not_get_smaller_stays() -> None:

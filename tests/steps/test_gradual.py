@@ -43,6 +43,24 @@ def test_density_falls_with_the_cube(monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["losses"] == [0.0] * 4
 
 
+def test_each_layer_falls_to_its_own_density(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[float]] = {"conv2": [], "fc1": [], "fc2": []}
+
+    def train(step: Any, model: nn.Module, *rest: Any) -> dict[str, Any]:
+        for name, densities in seen.items():
+            weight: Any = model.get_submodule(name).weight
+            densities.append(int(weight.count_nonzero()) / weight.numel())
+        return {}
+
+    monkeypatch.setattr(gradual, "train", train)
+    step = PruneGradually(0.2, layers={"fc*": 0.6, "fc2": 1.0}, rounds=2)
+    _, (facts,) = apply(network("plain"), step)
+    assert seen["conv2"] == pytest.approx([0.2 + 0.8 / 8, 0.2], abs=0.01)
+    assert seen["fc1"] == pytest.approx([0.6 + 0.4 / 8, 0.6], abs=0.01)
+    assert seen["fc2"] == [1.0, 1.0]
+    assert "fc2" not in facts["layers"]
+
+
 def test_rounds_beat_one_shot() -> None:
     """The same training, the pruning all at once or in rounds; the loss on the training samples."""
     losses = {}

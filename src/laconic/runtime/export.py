@@ -57,12 +57,16 @@ class _Frozen(nn.ModuleList):
         quantizer = weight_quantizer(layer)
         super().__init__([] if quantizer is None else [quantizer])
         self.original = nn.Parameter(layer.weight.detach(), requires_grad=False)
+        # over how many numbers a hash spreads the weight (laconic.hashing), as a parametrization says
+        self.hashed = max(getattr(link, "hashed", 0) for link in layer.parametrizations["weight"])  # type: ignore[index]
         self.hide = hide
 
     def forward(self) -> Tensor:
         for quantizer in self:
             return quantizer(self.original)  # type: ignore[no-any-return]
-        return onnx_codebook.hidden(self.original) if self.hide and torch.compiler.is_exporting() else self.original
+        if self.hide and torch.compiler.is_exporting():
+            return onnx_codebook.hidden(self.original, self.hashed)
+        return self.original
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@ the file: the file is small, the computation is as fast as that of any float fil
 
 Whichever step gave a weight few values (k-means, product quantization, ternary or binary weights), here they are found
 in the weight itself: single numbers of which a layer has at most 256, or each output channel has, or sub-vectors.
-What is decoded is what was there, to the bit.
+What is decoded is what was there, to the bit. Of numbers that a hash spreads, the placeholder says how many there are
+(:mod:`.onnx_hashed`).
 
 A weight that a shorter float holds exactly is stored in that, where it takes fewer bytes (:mod:`.onnx_floats`).
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -29,27 +31,29 @@ import torch
 from torch import Tensor
 
 from laconic.core import Array
-from laconic.runtime import onnx_floats
+from laconic.runtime import onnx_floats, onnx_hashed
 from laconic.runtime.onnx_floats import ShortFloat, shortest
 from laconic.runtime.onnx_graph import constant_of, initializer
+from laconic.runtime.onnx_hashed import Hashed
 
-_DOMAIN, _NAME = "laconic", "Weight"
+_DOMAIN, _NAME, _HASHED = "laconic", "Weight", "hashed"
 _LEAST_OPSET = 13
 _MOST_ENTRIES = 256
 _LONGEST = 25  # numbers in a sub-vector: a kernel of 5 x 5
 _SAMPLE = 4096
+_PREDICTED = 0.75  # of their entropy, about, is what codes in order take
 _NODES_BYTES = 500  # what the nodes that decode a weight, and their constants, weigh themselves, about
 _INT64 = ir.DataType.INT64
 
 
-def hidden(weight: Tensor) -> Tensor:
-    """``weight`` as the exporter is to see it: in a placeholder, which :func:`store` replaces."""
-    return torch.onnx.ops.symbolic(
-        f"{_DOMAIN}::{_NAME}", (weight,), dtype=weight.dtype, shape=tuple(weight.shape), version=1
-    )
+def hidden(weight: Tensor, hashed: int) -> Tensor:
+    """``weight`` as the exporter is to see it: in a placeholder, which :func:`store` replaces, and which says over how
+    many numbers the weight is ``hashed``."""
+    name, shape = f"{_DOMAIN}::{_NAME}", tuple(weight.shape)
+    return torch.onnx.ops.symbolic(name, (weight,), {_HASHED: hashed}, dtype=weight.dtype, shape=shape, version=1)
 
 
-def place(graph: ir.Graph, node: ir.Node, transposed: bool) -> None:
+def place(graph: ir.Graph, node: ir.Node, transposed: bool, hashed: int) -> None:
     """The same for a ``node`` that is not exported: its weight, (in, out) if ``transposed``, gets a placeholder."""
     weight = node.inputs[1]
     assert weight is not None
@@ -57,7 +61,7 @@ def place(graph: ir.Graph, node: ir.Node, transposed: bool) -> None:
         held = constant_of(weight)
         assert held is not None
         weight = initializer(graph, str(weight.name), held.T)
-    chain = [ir.node(_NAME, [weight], domain=_DOMAIN)]
+    chain = [ir.node(_NAME, [weight], domain=_DOMAIN, attributes={_HASHED: hashed})]
     if transposed:
         chain.append(ir.node("Transpose", [chain[-1].outputs[0]], attributes={"perm": [1, 0]}))
     graph.insert_before(node, chain)
@@ -126,6 +130,15 @@ class Form:
     def size_bytes(self) -> int:
         return int(self.table.nbytes + 2 * -(-self.codes.size // digits(self.entries)))
 
+    @property
+    def packed_bytes(self) -> float:
+        """About what an entropy coder makes of it: the entropy of the codes, and the table. Codes of single numbers are
+        in their numbers' order, from which it predicts them (:mod:`laconic.pack.integers`)."""
+        counts = np.bincount(self.codes.ravel())
+        shares = counts[counts > 0] / self.codes.size
+        entropy = -float((shares * np.log2(shares)).sum())
+        return float(self.table.nbytes) + (_PREDICTED if self.table.ndim == 1 else 1) * self.codes.size * entropy / 8
+
 
 def store(model: ir.Model) -> dict[str, float]:
     """Replace every placeholder in ``model``, in place: by codes and a codebook, or by a shorter float, where that is
@@ -139,11 +152,13 @@ def store(model: ir.Model) -> dict[str, float]:
     for source, hiding in nodes.items():
         name, array, result = str(source.name), _array(source), source
         scaled = [use.node for node in hiding for use in node.outputs[0].uses() if use.node.op_type == "Mul"]
-        form = None if array is None or model.opset_imports[""] < _LEAST_OPSET else smallest(array)
+        form = None
+        if array is not None and model.opset_imports[""] >= _LEAST_OPSET:
+            form = smallest(array, hiding[0].attributes[_HASHED].as_int())
         if form is not None and array is not None:
             del model.graph.initializers[name]
             result = writer.decoded(hiding[0], form, array.shape, name)
-        if isinstance(form, Form) and array is not None:
+        if isinstance(form, (Form, Hashed)) and array is not None:
             stored[name] = round(8 * form.size_bytes / array.size, 3)
         for node in scaled:
             node.name, node.outputs[0].name = "", writer.name()
@@ -170,9 +185,12 @@ def digits(base: int, end: int = 2**16) -> int:
     return max(count for count in range(1, end.bit_length()) if base**count <= end)
 
 
-def smallest(weight: Array) -> Form | ShortFloat | None:
-    """The form in which a float32 weight takes the fewest bytes, or None if that is the weight itself."""
-    short, shared = shortest(weight), _smallest_shared(weight)
+def smallest(weight: Array, hashed: int = 0) -> Form | Hashed | ShortFloat | None:
+    """The form in which a float32 weight takes the fewest bytes, or None if that is the weight itself; ``hashed`` as in
+    :func:`hidden`."""
+    found = [_smallest_shared(weight), onnx_hashed.shared(weight, hashed) if hashed else None]
+    short = shortest(weight)
+    shared = min((form for form in found if form is not None), key=lambda form: form.size_bytes, default=None)
     most = weight.nbytes if short is None else min(weight.nbytes, short.size_bytes)
     if shared is not None and shared.size_bytes + _NODES_BYTES < most:
         return shared
@@ -180,12 +198,14 @@ def smallest(weight: Array) -> Form | ShortFloat | None:
 
 
 def _smallest_shared(weight: Array) -> Form | None:
-    """The codes and the codebook that take the fewest bytes, if the weight has so few values."""
+    """The codes and the codebook that take the fewest bytes when they are packed, if the weight has so few values. (In
+    the file itself others may take fewer: numbers of a channel of their own, which few weights of a pruned layer share,
+    or pairs of them. Packed, their tables cost more than their codes save.)"""
     if weight.dtype != np.float32 or weight.size == 0 or not np.isfinite(weight).all():
         return None
     lengths = [d for d in range(2, _LONGEST + 1) if weight[0].size % d == 0]
     found = [_single(weight), _by_channel(weight), *(_vectors(weight, d) for d in lengths)]
-    return min((form for form in found if form is not None), key=lambda form: form.size_bytes, default=None)
+    return min((form for form in found if form is not None), key=lambda form: form.packed_bytes, default=None)
 
 
 def _single(weight: Array) -> Form | None:
@@ -221,14 +241,18 @@ class _Writer:
 
     def __init__(self, model: ir.Model) -> None:
         graph = self.graph = model.graph
+        self.model = model
         self.opset = model.opset_imports[""]
         self.constants: dict[tuple[int, ...], ir.Value] = {}
         self.taken = {str(value.name) for node in graph for value in node.outputs} | set(graph.initializers)
+        self.hashes: ir.Value | None = None
 
-    def decoded(self, before: ir.Node, form: Form | ShortFloat, shape: tuple[int, ...], name: str) -> ir.Value:
+    def decoded(self, before: ir.Node, form: Form | Hashed | ShortFloat, shape: tuple[int, ...], name: str) -> ir.Value:
         """The weight, decoded by nodes in front of ``before``."""
         if isinstance(form, Form):
             return self._looked_up(before, form, shape, name)
+        if isinstance(form, Hashed):
+            return self._hashed(before, form, shape, name)
         nodes = onnx_floats.decoded(self.graph, form, name, self.opset)
         self.graph.insert_before(before, nodes)
         for node in nodes:
@@ -254,6 +278,15 @@ class _Writer:
         look_up = "GatherElements" if form.by_channel else "Gather"
         value = self._node(before, look_up, table, value, axis=int(form.by_channel))
         return self._node(before, "Reshape", value, self._numbers(*shape))
+
+    def _hashed(self, before: ir.Node, form: Hashed, shape: tuple[int, ...], name: str) -> ir.Value:
+        if self.hashes is None:  # of as many places as the largest such weight has
+            weights = [_array(n.inputs[0]) for n in _placeholders(self.model) if n.attributes[_HASHED].as_int()]
+            most = max(weight.size for weight in weights if weight is not None)
+            self.hashes = onnx_hashed.hashes(partial(self._node, self.graph[0]), self._numbers, most)
+        node, table = partial(self._node, before), initializer(self.graph, name, form.table)
+        value = onnx_hashed.looked_up(node, self._numbers, form, self.hashes, table)
+        return node("Reshape", value, self._numbers(*shape))
 
     def _node(self, before: ir.Node, kind: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
         node = ir.node(kind, inputs, attributes=attributes)

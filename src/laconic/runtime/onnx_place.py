@@ -42,7 +42,8 @@ def graph_of(model: Any) -> ir.Model:
             node.name = path
             transposed = node.op_type == "MatMul" or (node.op_type == "Gemm" and not _flag(node, "transB"))
             if quantizer is None and parametrize.is_parametrized(layer, "weight"):
-                onnx_codebook.place(graph.graph, node, transposed)
+                hashed = layer.parametrizations["weight"].hashed  # type: ignore[index, union-attr]  # frozen
+                onnx_codebook.place(graph.graph, node, transposed, hashed)
             if quantizer is not None:
                 _quantize_weight(graph.graph, node, quantizer, axis=1 if transposed else 0)
     if quantizers is not None:

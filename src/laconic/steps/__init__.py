@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from laconic.core import Step
+from laconic.steps.cluster.hashed import HashedNets
 from laconic.steps.cluster.kmeans import Cluster
 from laconic.steps.cluster.product import ProductQuantize
 from laconic.steps.factorize.cp import CP
@@ -54,6 +55,7 @@ STEPS: dict[str, type[Step]] = {
     "Ternary": Ternary,
     "Binary": Binary,
     "Cluster": Cluster,
+    "HashedNets": HashedNets,
     "ProductQuantize": ProductQuantize,
     "Cast": Cast,
     "CastWeights": CastWeights,

@@ -41,6 +41,13 @@ class _LookUp(torch.autograd.Function):
         return sums.index_add_(0, index.long(), grads[0].double()).to(grads[0].dtype), None
 
 
+def look_up(values: Tensor, index: Tensor) -> Tensor:
+    """``values[index]``, (n, d) of (K, d) and (n,); its gradient is the same whatever the number of threads."""
+    if torch.compiler.is_exporting():
+        return values[index.long()]
+    return _LookUp.apply(values, index)  # type: ignore[no-any-return]
+
+
 class Codebook(nn.Module):
     """The parametrization: ``index`` (n / d,) uint8 and ``values`` (K, d) make a weight of ``shape`` (n numbers).
 
@@ -64,9 +71,7 @@ class Codebook(nn.Module):
         return self.values.detach().squeeze(1)
 
     def forward(self) -> Tensor:
-        if torch.compiler.is_exporting():
-            return self.values[self.index.long()].reshape(self.shape)
-        return _LookUp.apply(self.values, self.index).reshape(self.shape)  # type: ignore[no-any-return]
+        return look_up(self.values, self.index).reshape(self.shape)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
         """Nothing is kept of the weight."""
@@ -93,9 +98,9 @@ class _Moving(nn.Module):
 
     def forward(self) -> Tensor:
         values, index = self._nearest()
-        weight = _LookUp.apply(values, index.flatten()).reshape(self.latent.shape)
+        weight = look_up(values, index.flatten()).reshape(self.latent.shape)
         within = self.latent.clamp(values[0].detach(), values[-1].detach())
-        return cast(Tensor, weight + (within - within.detach()))  # adds exactly 0, and the gradient
+        return weight + (within - within.detach())  # adds exactly 0, and the gradient
 
     def _nearest(self) -> tuple[Tensor, Tensor]:
         """The values (K, 1), rising, and the number of the one nearest to each weight."""

@@ -4,8 +4,9 @@ The density falls as in Zhu and Gupta 2017 (arXiv 1710.01878, eq. 1): after roun
 
     d_t = d_T + (1 - d_T) (1 - t / T)^3,
 
-so that most goes while much is left. Each round sets the masks anew (:mod:`.weights`; what is zero stays zero) and
-trains for an equal share of the epochs, with a warm-up and a cosine of its own.
+so that most goes while much is left, in each layer towards its own d_T. Each round sets the masks anew
+(:mod:`.weights`; what is zero stays zero) and trains for an equal share of the epochs, with a warm-up and a cosine of
+its own.
 
 With ``rewind`` each round begins, but for its masks, from the weights in that file, as the network was early in its
 training (Frankle et al. 2019, arXiv 1903.01611; from the start itself: Frankle and Carbin 2018, arXiv 1803.03635).
@@ -14,7 +15,8 @@ training (Frankle et al. 2019, arXiv 1903.01611; from the start itself: Frankle 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -34,14 +36,16 @@ from laconic.steps.quantize.trained import check_data, check_training, train
 class PruneGradually:
     """Prune the weights down to ``density`` in ``rounds``, and train for ``epochs`` in all with AdamW at ``lr``.
 
-    ``granularity``, ``criterion``, ``scope`` and ``exclude`` are those of PruneWeights. ``rewind``: a safetensors file
-    with the weights that each round starts from; none: it goes on with those it has.
+    ``granularity``, ``criterion``, ``scope``, ``layers`` (densities, in the end, by globs) and ``exclude`` are those of
+    PruneWeights. ``rewind``: a safetensors file with the weights that each round starts from; none: it goes on with
+    those it has.
     """
 
     density: float = 0.2
     granularity: str = "weight"
     criterion: WeightCriterion = "l2"
     scope: Literal["layer", "global"] = "layer"
+    layers: Mapping[str, float] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
     rounds: int = 4
     rewind: str = ""
@@ -76,8 +80,10 @@ class PruneGradually:
 
     def _at(self, t: int) -> PruneWeights:
         """The pruning of round ``t``."""
-        density = self.density + (1 - self.density) * (1 - t / self.rounds) ** 3
-        return PruneWeights(density, self.granularity, self.criterion, self.scope, exclude=self.exclude)
+        still = (1 - t / self.rounds) ** 3
+        density = self.density + (1 - self.density) * still
+        layers = {glob: last + (1 - last) * still for glob, last in self.layers.items()}
+        return PruneWeights(density, self.granularity, self.criterion, self.scope, layers, self.exclude)
 
     def _say(self, context: Context, t: int, text: str, done: float) -> None:
         context.progress(f"round {t} of {self.rounds}: {text}", (t - 1 + done) / self.rounds)

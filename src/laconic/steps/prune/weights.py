@@ -81,7 +81,9 @@ class PruneWeights:
         if original is None or not self._chooses_on_the_way(granularity):
             scores = self._scores(model, cuts, task, context)
             if self.scope == "global":
-                keep |= _shared_out(scores, cuts, [n for n in cuts if self._named(n) is None], self.density)
+                keep |= _shared_out(
+                    scores, cuts, [n for n in cuts if surgery.stated(n, self.layers) is None], self.density
+                )
             for name, score in scores.items():
                 units = _best(score, cuts[name], keep[name], granularity.pattern)
                 mask = cuts[name].spread(units, matrix_of(layers[name].weight).shape)
@@ -117,13 +119,8 @@ class PruneWeights:
                 found[name] = layer
         return found, left_whole
 
-    def _named(self, name: str) -> float | None:
-        """The density that ``layers`` states; the last glob that matches counts."""
-        stated = [density for glob, density in self.layers.items() if surgery.matches(name, [glob])]
-        return stated[-1] if stated else None
-
     def _density(self, name: str) -> float:
-        named = self._named(name)
+        named = surgery.stated(name, self.layers)
         return self.density if named is None else named
 
     def _chooses_on_the_way(self, granularity: Granularity) -> bool:
