@@ -19,17 +19,20 @@ from laconic import data, models
 from laconic.core import Preprocess, Task
 from laconic.data.image import normalise
 
+_CALIBRATION = 128
+_DRAWS = 5
 _VIT = Path(__file__).resolve().parent / "checkpoints" / "vit-fashion.safetensors"
 
 
 class Network(NamedTuple):
-    """What ``laconic shrink`` would be told (``model``), the same opened, its task, and the MLPerf Tiny int8 file of
-    it, where there is one."""
+    """What ``laconic shrink`` would be told (``model``), the same opened, its task, the MLPerf Tiny int8 file of it,
+    where there is one, and ``draws``: the task with other calibration samples, where there are enough."""
 
     model: str
     loaded: models.LoadedModel
     task: Task
     tflite: Path | None = None
+    draws: tuple[Task, ...] = ()
 
 
 def _imagenet(name: str, weights: str) -> Network:
@@ -43,9 +46,12 @@ def _cifar(name: str, weights: str, tflite: str | None = None) -> Network:
     """CIFAR-10, exact pixels: calibration from the first 4000 training pictures, 1000 test pictures halved."""
     model, loaded = _loaded(name, weights)
     assert loaded.preprocess is not None
-    parts = {"train": _strip("train4000", loaded.preprocess), "val": _strip("test1000", loaded.preprocess)}
-    task = data.from_splits(parts, trainable=False, preprocess=loaded.preprocess)
-    return Network(model, loaded, task, records.data(tflite) if tflite else None)
+    (x, y), test = _strip("train4000", loaded.preprocess), _strip("test1000", loaded.preprocess)
+    tasks = [
+        data.from_splits({"train": (x[start:], y[start:]), "val": test}, trainable=False, preprocess=loaded.preprocess)
+        for start in range(0, _DRAWS * _CALIBRATION, _CALIBRATION)
+    ]
+    return Network(model, loaded, tasks[0], records.data(tflite) if tflite else None, tuple(tasks[1:]))
 
 
 def _strip(name: str, preprocess: Preprocess) -> tuple[Any, Any]:

@@ -4,8 +4,12 @@ One recipe for all networks, nothing is searched and nothing is trained: so sear
 every file is compared with the float one on all of their samples. The same calibration samples for everybody, one
 thread, batch 1, timings in turns (peer, laconic, peer).
 
-``python -m benchmarks.quantization NAME ...`` runs the networks whose names hold one of these words, keeps no record
-and prints the rows.
+A thousand samples tell two good files apart only roughly, and which is better depends on the calibration samples. So
+where there are enough of these, everybody quantizes again with others (``draws``), and a sample's record is the share
+of a quantizer's files that agree with the float one on it. The first draw's files are those that are timed.
+
+``python -m benchmarks.quantization NAME ...`` runs the networks whose names hold one of these words again; the rows of
+all others stay in the record.
 """
 
 from __future__ import annotations
@@ -17,12 +21,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest
 
 from benchmarks import peers, records
-from benchmarks.networks import Network, opened
+from benchmarks.networks import NETWORKS, Network, opened
 from laconic import proof
-from laconic.core import Array, Context, JsonObject, Predictor, Recipe, Target
+from laconic.core import Array, Context, JsonObject, Predictor, Recipe, Target, Task
 from laconic.errors import MissingExtraError
 from laconic.runtime import runtime_of
 from laconic.steps.quantize.gptq import GPTQ
@@ -38,14 +43,24 @@ MINE = "laconic"
 def main(folder: Path | None, words: tuple[str, ...] = ()) -> dict[str, Any]:
     """Run the benchmark; what was found so far is written after each network."""
     found: dict[str, Any] = {"recipe": RECIPE.to_json(), "skipped": {}, "summary": [], "rows": []}
+    kept = records.read("quantization") if words else {}
+    if kept and kept["recipe"] == found["recipe"]:
+        found |= {key: kept[key] for key in found}
     for name, network in opened(words, found["skipped"]):
-        for runtime in RUNTIMES:
-            rows = list(_rows(name, network, runtime))
-            found["rows"] += rows
-            found["summary"] += summary(rows)
+        rows = [list(_rows(name, network, runtime)) for runtime in RUNTIMES]
+        made = {
+            "rows": [row for part in rows for row in part],
+            "summary": [row for part in rows for row in summary(part)],
+        }
+        for key, new in made.items():
+            found[key] = _in_order([row for row in found[key] if row["network"] != name] + new)
         if folder is not None:
             records.write(folder, "quantization", found)
     return found
+
+
+def _in_order(rows: list[JsonObject]) -> list[JsonObject]:
+    return sorted(rows, key=lambda row: list(NETWORKS).index(row["network"]))
 
 
 def summary(rows: list[JsonObject]) -> list[JsonObject]:
@@ -72,7 +87,8 @@ def _rows(name: str, network: Network, runtime: str) -> Iterator[JsonObject]:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         try:
-            baseline, mine, seconds = _deployed(network, runtime, work)
+            baseline = _float(network, runtime, work)
+            mine, seconds = _deployed(network, network.task, runtime, work)
         except MissingExtraError as reason:
             print(f"{name}: {runtime} skipped: {reason}", flush=True)
             return
@@ -82,26 +98,55 @@ def _rows(name: str, network: Network, runtime: str) -> Iterator[JsonObject]:
         else:
             transformer = name.startswith("transformer")
             makers |= peers.quantizers(runtime, baseline, network.task, work, transformer)
-        for row in _compared(network, runtime, baseline, makers):
+        further = {} if runtime == "litert" else _drawn(network, runtime, baseline, work)
+        for row in _compared(network, runtime, baseline, makers, further):
             said = {"network": name, "target": runtime, **row, **({"seconds": seconds} if row["name"] == MINE else {})}
             print(said, flush=True)
             yield said
 
 
-def _deployed(network: Network, runtime: str, work: Path) -> tuple[Path, Path, float]:
-    """The float file, laconic's file, and the seconds that laconic's took."""
+def _float(network: Network, runtime: str, work: Path) -> Path:
     target, opener = Target(runtime), runtime_of(Target(runtime))
-    example = network.task.train.read(range(8)).inputs
-    files = work / f"float{opener.SUFFIX}", work / f"laconic{opener.SUFFIX}"
-    opener.deploy(network.loaded.module, example, files[0], target)
-    began = time.monotonic()
-    model, _ = RECIPE.apply(network.loaded.module, network.task, Context(opener.traits(target)))
-    opener.deploy(model, example, files[1], target)
-    return *files, round(time.monotonic() - began, 1)
+    path = work / f"float{opener.SUFFIX}"
+    opener.deploy(network.loaded.module, network.task.train.read(range(8)).inputs, path, target)
+    return path
 
 
-def _compared(network: Network, runtime: str, baseline: Path, makers: peers.Makers) -> Iterator[JsonObject]:
-    """Score every file on search and holdout and time it beside the float file and laconic's, which comes first."""
+def _deployed(network: Network, task: Task, runtime: str, work: Path) -> tuple[Path, float]:
+    """Laconic's file, calibrated on ``task``, and the seconds that it took."""
+    target, opener = Target(runtime), runtime_of(Target(runtime))
+    path, began = work / f"laconic{opener.SUFFIX}", time.monotonic()
+    model, _ = RECIPE.apply(network.loaded.module, task, Context(opener.traits(target)))
+    opener.deploy(model, task.train.read(range(8)).inputs, path, target)
+    return path, round(time.monotonic() - began, 1)
+
+
+def _drawn(network: Network, runtime: str, baseline: Path, work: Path) -> dict[str, list[Array]]:
+    """By quantizer, where its files of the further draws agree with the float file; without those that failed."""
+    found: dict[str, list[Array]] = {}
+    opener, target, splits = runtime_of(Target(runtime)), Target(runtime), (network.task.search, network.task.holdout)
+    wanted = peers.decisions(opener.open_file(baseline, target), splits, network.task)
+    for number, task in enumerate(network.draws):
+        folder = work / str(number)
+        folder.mkdir()
+        mine = _deployed(network, task, runtime, folder)[0]
+        makers = {MINE: lambda mine=mine: mine} | peers.quantizers(runtime, baseline, task, folder)
+        for name, make in makers.items():
+            try:
+                session = opener.open_file(make(), target)
+            except Exception:  # it failed at the first draw too, or is compared with fewer files
+                if name == MINE:
+                    raise
+                continue
+            found.setdefault(name, []).append((peers.decisions(session, splits, task) == wanted).astype(float))
+    return found
+
+
+def _compared(
+    network: Network, runtime: str, baseline: Path, makers: peers.Makers, further: dict[str, list[Array]]
+) -> Iterator[JsonObject]:
+    """Score every file on search and holdout and time it beside the float file and laconic's, which comes first;
+    ``further``: where files of other draws agree."""
     task, target, opener = network.task, Target(runtime), runtime_of(Target(runtime))
     splits, one = (task.search, task.holdout), task.search.read([0]).inputs
     original = opener.open_file(baseline, target)
@@ -120,13 +165,14 @@ def _compared(network: Network, runtime: str, baseline: Path, makers: peers.Make
                 raise
             yield {"name": name, "failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
             continue
-        agrees = (found == wanted).astype(float)
+        draws = [(found == wanted).astype(float), *further.get(name, [])]
+        agrees = np.mean(draws, axis=0)
         row = {
             "name": name,
             "n": len(wanted),
             "top1": float((found == truth).mean()),
             "agreement": float(agrees.mean()),
-            "agreement_interval": proof.proportion_interval(int(agrees.sum()), len(agrees)),
+            "agreement_of_draws": [float(one.mean()) for one in draws],
             "file_bytes": peers.file_bytes(path),
             "speed_to_float": peers.ratio(original, session, one),
         }
@@ -138,13 +184,15 @@ def _compared(network: Network, runtime: str, baseline: Path, makers: peers.Make
 
 
 def less(mine: Array, peer: Array) -> JsonObject:
-    """Laconic's agreement less the peer's on the same samples, from records of 0 and 1, with its lower bound (exact and
-    paired, never above 0), and the p-value of "no better than the peer" (McNemar 1947: the sign test)."""
-    drop, bound = proof.bound_drop(peer, mine, CONFIDENCE, binary=True)
-    lost, won = proof.count_flips(peer, mine)
+    """Laconic's agreement less the peer's on the same samples, from records between 0 and 1, with its lower bound
+    (paired, never above 0, and exact where records are 0 or 1), and the p-value of "no better than the peer" on a
+    sample where they differ (McNemar 1947: the sign test)."""
+    binary = bool(np.isin((mine, peer), (0, 1)).all())
+    drop, bound = proof.bound_drop(peer, mine, CONFIDENCE, binary=binary)
+    lost, won = int((mine < peer).sum()), int((mine > peer).sum())
     p = binomtest(won, lost + won, alternative="greater").pvalue if lost + won else 1.0
     return {"difference": -drop, "difference_low": -bound, "lost": lost, "won": won, "p_no_better": float(p)}
 
 
 if __name__ == "__main__":
-    main(None if sys.argv[1:] else records.FOLDER, tuple(sys.argv[1:]))
+    main(records.FOLDER, tuple(sys.argv[1:]))

@@ -35,6 +35,15 @@ def test_less_is_paired_and_its_bound_exact() -> None:
     assert less(peer, mine)["difference_low"] < -0.01
 
 
+def test_less_of_means_over_draws_is_known_better_than_of_one_draw() -> None:
+    rng = np.random.default_rng(0)
+    draws = (rng.random((2, 5, 1000)) > 0.01).astype(float)  # two quantizers that are as good
+    one, mean = less(*draws[:, 0]), less(*draws.mean(1))
+    assert mean["difference"] == pytest.approx(draws[0].mean() - draws[1].mean())
+    assert one["difference_low"] < mean["difference_low"] < mean["difference"]
+    assert mean["won"] == int((draws[0].mean(0) > draws[1].mean(0)).sum())
+
+
 def test_summary_is_of_the_best_and_of_the_fastest_peer() -> None:
     def peer(name: str, agreement: float, over: float) -> dict[str, object]:
         gap = {"difference": 0.9 - agreement}
