@@ -42,7 +42,7 @@ was too short for what was written."""
 
 INPUTS = 8  # contexts of one decision, at most
 UNKNOWN = 1 << 29  # a slot: 20 bits of probability, 10 bits of how often it was used; this one is 1/2 and never was
-_WEIGHT = 13107  # the mixing weights at first, of 65,536
+_WEIGHT = 10923  # the mixing weights at first, of 65,536
 _REACH = 2815  # of the logistic domain, in 1/256: probabilities down to 1/65,536
 _STEP = 64  # squash is linear between its multiples
 _MOST, _LEAST = 1 << 47, 1 << 31  # the width of the interval: at first; under which a unit is written
@@ -97,7 +97,7 @@ def _tables(first: int, limit: int) -> tuple[Ints, Ints, Ints, Ints]:
     squash = np.clip(low + (high - low) * (x % _STEP) // _STEP, 1, 65535)
     stretch = np.clip(np.searchsorted(squash, np.arange(4096) * 16 + 8) - _REACH, -_REACH, _REACH)
     pace = 65536 * 20 // (20 * np.minimum(np.arange(1024), limit) + first)
-    rate = 6 + 240 // (np.arange(256) + 12)
+    rate = 10 + 240 // (np.arange(256) + 12)
     return squash.astype(np.int32), stretch.astype(np.int16), pace.astype(np.int32), rate.astype(np.int32)
 
 
