@@ -8,10 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laconic.pack import elements, huffman, numbers, text
-from laconic.pack.around import Around, shape_of
 from laconic.pack.arithmetic import (
-    FULL, PENDING, POSITION, RANGE, Coder, code_bit, code_bits, decide, decoder, encoder, finished, new_model,
+    FULL,
+    PENDING,
+    POSITION,
+    RANGE,
+    Coder,
+    code_bit,
+    code_bits,
+    decide,
+    decoder,
+    encoder,
+    finished,
+    new_model,
 )  # fmt: skip
+from laconic.pack.around import Around, shape_of
 from laconic.pack.dense import code_dense, new_dense
 from laconic.pack.integers import code_integers, new_integers
 from tests.pack.files import weights
@@ -52,7 +63,9 @@ def test_the_end_is_short_and_zeros_may_follow() -> None:
         assert [code_bit(0, 32768, reader) for _ in range(n)] == bits.tolist()
 
 
-@given(st.lists(st.tuples(st.sampled_from([1, 9, 32768, 65527, 65535]), st.booleans(), st.integers(1, 15)), max_size=200))
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 9, 32768, 65527, 65535]), st.booleans(), st.integers(1, 15)), max_size=200)
+)
 def test_likely_and_unlikely_bits_come_back_among_plain_ones(choices: list[tuple[int, bool, int]]) -> None:
     """What a carry goes through: long runs of the likelier bit, and numbers of ones."""
     coder = encoder(4000)

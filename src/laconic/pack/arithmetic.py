@@ -31,7 +31,9 @@ Ints = np.ndarray[Any, np.dtype[Any]]
 def compiled(function: F) -> F:
     """``function`` as machine code; it may use integers, arrays of integers with one axis, and tuples of these. What it
     calls of its kind becomes part of it: arrays need not be handed over at every decision."""
-    return cast(F, numba.njit(cache=True, forceinline=True, error_model="numpy", _nrt=False, no_cfunc_wrapper=True)(function))
+    options: dict[str, Any] = {"cache": True, "forceinline": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+    options["_nrt"] = False  # no kernel makes arrays; counting their uses took most of the time
+    return cast(F, numba.njit(**options)(function))
 
 
 ENCODE, DECODE, LEARN = range(3)

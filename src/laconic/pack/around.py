@@ -15,9 +15,9 @@ import numpy as np
 from laconic.pack.arithmetic import Coder, Ints, Model, compiled, decide, new_model
 
 LEFT, BEFORE, ABOVE, BESIDE, UP, BACK, UP_LEFT, UP_RIGHT = range(8)
-"""Where ``Around.near`` holds the neighbours; 0 stands for one that there is not. The first four are the integer before,
-the one before that, the one in the row above, and the one at the same place of the kernel before; the others are in the
-same kernel."""
+"""Where ``Around.near`` holds the neighbours; 0 stands for one that there is not. The first four are the integer
+before, the one before that, the one in the row above, and the one at the same place of the kernel before; the others
+are in the same kernel."""
 SIZES, LEVELS, PLACES = 12, 36, 16  # classes of magnitudes and of means; places of a kernel that are told apart
 PAIRS = (1 + PLACES) * SIZES * SIZES
 _EIGHT = 3**8
@@ -91,12 +91,13 @@ def look(values: Ints, i: int, c: int, place: int, shape: Ints, around: Around) 
 
 @compiled
 def pair_of(place: int, kernel: int, around: Around) -> int:
-    """Which of :data:`PAIRS` sizes of two neighbours: those in the kernel, by place; without a kernel, the two before."""
+    """Which of :data:`PAIRS` sizes of two neighbours: in the kernel, by place; without a kernel, the two before."""
     near, sizes = around.near, around.sizes
     if kernel == 1:
-        return sizes[abs(near[LEFT])] * SIZES + sizes[abs(near[BEFORE])]
+        two: int = sizes[abs(near[LEFT])] * SIZES + sizes[abs(near[BEFORE])]
+        return two
     two = sizes[abs(near[UP])] * SIZES + sizes[abs(near[BACK])]
-    return (1 + min(place, PLACES - 1)) * SIZES * SIZES + two
+    return two + (1 + min(place, PLACES - 1)) * SIZES * SIZES
 
 
 @compiled

@@ -6,10 +6,18 @@ bits by one context each, and the rest, which nothing predicts, at once.
 
 from __future__ import annotations
 
-from laconic.pack.around import (
-    LEVELS, PAIRS, Around, code_sign, follow, look, new_signs, next_pattern, pair_of,
-)  # fmt: skip
 from laconic.pack.arithmetic import Coder, Ints, Model, code_bits, compiled, decide, decide_alone, new_model
+from laconic.pack.around import (
+    LEVELS,
+    PAIRS,
+    Around,
+    code_sign,
+    follow,
+    look,
+    new_signs,
+    next_pattern,
+    pair_of,
+)  # fmt: skip
 from laconic.pack.integers import Models
 
 _USED = 4

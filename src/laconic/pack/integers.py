@@ -11,11 +11,24 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from laconic.pack.arithmetic import Coder, Ints, Model, code_bits, compiled, decide, new_model
 from laconic.pack.around import (
-    ABOVE, BEFORE, BESIDE, LEFT, LEVELS, PAIRS, PLACES, SIZES, Around, code_sign, follow, look, new_signs, next_pattern,
+    ABOVE,
+    BEFORE,
+    BESIDE,
+    LEFT,
+    LEVELS,
+    PAIRS,
+    PLACES,
+    SIZES,
+    Around,
+    code_sign,
+    follow,
+    look,
+    new_signs,
+    next_pattern,
     pair_of,
 )  # fmt: skip
-from laconic.pack.arithmetic import Coder, Ints, Model, code_bits, compiled, decide, new_model
 
 MOST = 255  # the largest magnitude
 _UNARY = 16  # from this largest magnitude on, its number of bits is coded in binary
@@ -63,7 +76,8 @@ def code_integers(values: Ints, shape: Ints, around: Around, models: Models, cod
         for c in range(columns):
             look(values, i, c, place, shape, around)
             lately = near if kernel == 1 else min((inside << 8) // (place + 1), 65535)
-            _contexts(place, levels[min(total // count, 65535)], levels[lately], mask, kernel, c, around, model)
+            _contexts(place, c, levels[min(total // count, 65535)], levels[lately], shape, around, model)
+            model.at[7] = _MASK + mask * _NODES
             value = 0
             if decide(1 if values[i] != 0 else 0, _USED, _ZERO, _ZERO, model, coder) == 1:
                 negative = code_sign(1 if values[i] < 0 else 0, c, place, signs, around, models.signs, coder)
@@ -88,19 +102,19 @@ def code_integers(values: Ints, shape: Ints, around: Around, models: Models, cod
 
 @compiled
 def _contexts(
-    place: int, row: int, lately: int, mask: int, kernel: int, c: int, around: Around, model: Model
+    place: int, c: int, row: int, lately: int, shape: Ints, around: Around, model: Model
 ) -> int:  # fmt: skip
+    """Where the slots of the first seven contexts begin. Returns 0."""
     at, near, sizes, levels = model.at, around.near, around.sizes, around.levels
     column = levels[around.means[c]]
     left, before, above, beside = abs(near[LEFT]), abs(near[BEFORE]), abs(near[ABOVE]), abs(near[BESIDE])
     at[0] = min(place, PLACES - 1) * _NODES
     at[1] = _ROW + row * _NODES
-    at[2] = _PAIR + pair_of(place, kernel, around) * _NODES
+    at[2] = _PAIR + pair_of(place, shape[2], around) * _NODES
     at[3] = _COLUMN + column * _NODES
     at[4] = _ABOVE + (sizes[above] * SIZES + sizes[beside]) * _NODES
     at[5] = _NEARBY + levels[min((2 * left + before + 2 * above + beside) * 43, 65535)] * _NODES
     at[6] = _BOTH + ((lately >> 1) * LEVELS + column) * _NODES
-    at[7] = _MASK + mask * _NODES
     return 0
 
 

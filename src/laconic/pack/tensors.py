@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 
 from laconic.pack import dense, elements, huffman, integers, numbers
-from laconic.pack.around import Around, shape_of
 from laconic.pack.arithmetic import DECODE, END, FULL, MODE, POSITION, Coder, Ints, Model, decoder, encoder, finished
+from laconic.pack.around import Around, shape_of
 from laconic.pack.digits import Digits, from_digits, to_digits
 from laconic.pack.onnx_parts import WIDTHS, Part
 
