@@ -25,8 +25,9 @@ _IN_CONTEXT, _BY_CODE = (_INTEGERS, _DENSE), (_HUFFMAN, _RUNS)
 _METHOD, _BASE, _ORIGIN, _SEGMENTS, _SHAPE, _NOISE = range(6)  # the kinds of numbers
 _MOST_SEGMENTS, _MOST_AXES = 4096, 8
 _SPARE = 64  # bytes that a method may take beyond the weight's own
-_SLOWER = {_INTEGERS: 1 / 512, _ELEMENTS: 1 / 256}
-"""How much smaller what decodes slowly has to be: twice as slowly as dense integers, or four times."""
+_SLOWER = {_INTEGERS: 1 / 256, _ELEMENTS: 1 / 128}
+"""How much smaller than dense integers has to be what decodes twice as slowly, or four times."""
+_DENSE_FROM = 16  # the largest magnitude from which on a weight's integers may be dense
 M = TypeVar("M", Model, integers.Models)
 
 
@@ -122,7 +123,8 @@ def write(stream: Stream, payload: bytes, part: Part, layouts: Sequence[Layout])
     for layout in layouts:
         values = to_digits(payload, layout.digits)
         if values is not None:
-            ways += [(m, partial(_write_integers, m, part, layout, values)) for m in (*_IN_CONTEXT, *_BY_CODE)]
+            methods = (_INTEGERS, *(_DENSE,) * (layout.digits.top >= _DENSE_FROM), *_BY_CODE)
+            ways += [(m, partial(_write_integers, m, part, layout, values)) for m in methods]
 
     def attempt(method: int, way: Callable[[Stream], object]) -> Stream | None:
         def whole(trial: Stream) -> None:
