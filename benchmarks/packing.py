@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import pyarrow
 from torch import nn
 
 from benchmarks import cifar, records, squeezenet_dc
@@ -132,13 +133,8 @@ def _timed(work: Callable[[], _T]) -> tuple[float, _T]:
     return min(seconds), found
 
 
-def _zstd(content: bytes) -> int | None:
-    """With Python 3.14, whose library has it."""
-    try:
-        from compression import zstd  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return None
-    return len(zstd.compress(content, 22))
+def _zstd(content: bytes) -> int:
+    return len(pyarrow.Codec("zstd", compression_level=22).compress(content, asbytes=True))
 
 
 def _huffman_more(content: bytes, packed: container.Packed) -> int:

@@ -8,14 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laconic.pack import elements, huffman, numbers, text
-from laconic.pack.arithmetic import POSITION, Coder, code_bit, decide, decoder, encoder, finished, new_model
-from laconic.pack.integers import Around, code_integers, new_integers
+from laconic.pack.arithmetic import (
+    FULL,
+    PENDING,
+    POSITION,
+    RANGE,
+    Coder,
+    code_bit,
+    code_bits,
+    decide,
+    decoder,
+    encoder,
+    finished,
+    new_model,
+)  # fmt: skip
+from laconic.pack.around import Around, shape_of
+from laconic.pack.dense import code_dense, new_dense
+from laconic.pack.integers import code_integers, new_integers
 from tests.pack.files import weights
 
 
 def written(coder: Coder) -> bytes:
     content = finished(coder)
-    assert not coder.state[6], "the coder ran out of room"
+    assert not coder.state[FULL], "the coder ran out of room"
     return content
 
 
@@ -48,11 +63,47 @@ def test_the_end_is_short_and_zeros_may_follow() -> None:
         assert [code_bit(0, 32768, reader) for _ in range(n)] == bits.tolist()
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 9, 32768, 65527, 65535]), st.booleans(), st.integers(1, 15)), max_size=200)
+)
+def test_likely_and_unlikely_bits_come_back_among_plain_ones(choices: list[tuple[int, bool, int]]) -> None:
+    """What a carry goes through: long runs of the likelier bit, and numbers of ones."""
+    coder = encoder(4000)
+    for p, bit, count in choices:
+        code_bit(int(bit), p, coder)
+        code_bits((1 << count) - 1 if bit else 0, count, coder)
+    reader = decoder(written(coder))
+    for p, bit, count in choices:
+        assert code_bit(0, p, reader) == bit
+        assert code_bits(0, count, reader) == ((1 << count) - 1 if bit else 0)
+
+
+def test_a_carry_goes_through_units_of_ones() -> None:
+    """The interval stays around a number with many zeros behind it, so that units of ones wait; then it goes above."""
+    coder, target, bits = encoder(1000), 1 << 46, []
+    for _ in range(150):
+        width = int(coder.state[RANGE])
+        part = (width * 30000) >> 16
+        bits.append(int(target < part))
+        target -= 0 if bits[-1] else part
+        code_bit(bits[-1], 30000, coder)
+        if coder.state[RANGE] not in (part, width - part):
+            target <<= 16
+    assert coder.state[PENDING] > 3
+    bits += [0] * 60
+    for bit in bits[150:]:
+        code_bit(bit, 30000, coder)
+    content = written(coder)
+    assert content[:6] == b"\x40\0\0\0\0\0"
+    reader = decoder(content)
+    assert [code_bit(0, 30000, reader) for _ in bits] == bits
+
+
 def test_a_coder_that_has_no_room_says_so() -> None:
     coder = encoder(3)
     for k in range(100):
         code_bit(k & 1, 32768, coder)
-    assert coder.state[6] == 1
+    assert coder.state[FULL] == 1
     assert coder.state[POSITION] > 3
 
 
@@ -73,14 +124,18 @@ def test_unknown_probabilities_are_learned_and_the_better_context_is_trusted() -
 # ------------------------------------------------------------------------------------------------------------ integers
 
 
-def coded(values: np.ndarray, rows: int, kernel: int = 1) -> int:
+CODERS = {"integers": (code_integers, new_integers), "dense": (code_dense, new_dense)}
+
+
+def coded(values: np.ndarray, rows: int, kernel: int = 1, by: str = "integers") -> int:
     """The bytes that integers take; they came back."""
-    shape = np.array([rows, values.size // rows, kernel, max(int(np.abs(values).max()), 1)])
+    code, new = CODERS[by]
+    shape = shape_of(rows, values.size // rows, kernel, max(int(np.abs(values).max()), 1))
     given, coder = values.ravel().astype(np.int16), encoder(2 * values.size + 100)
-    code_integers(given.copy(), shape, Around.of(shape[1]), new_integers(), coder)
+    code(given.copy(), shape, Around.of(shape[1]), new(), coder)
     content = written(coder)
     found = np.zeros_like(given)
-    code_integers(found, shape, Around.of(shape[1]), new_integers(), decoder(content))
+    code(found, shape, Around.of(shape[1]), new(), decoder(content))
     np.testing.assert_array_equal(found, given)
     return len(content)
 
@@ -90,10 +145,11 @@ def entropy_bytes(values: np.ndarray) -> float:
     return float(-(shares * np.log2(shares)).sum() * values.size / 8)
 
 
+@pytest.mark.parametrize("by", list(CODERS))
 @pytest.mark.parametrize("reach", [1, 2, 7, 15, 16, 60, 127, 255])
-def test_integers_without_structure_cost_their_entropy(reach: int) -> None:
+def test_integers_without_structure_cost_their_entropy(reach: int, by: str) -> None:
     values = weights((40, 500), reach)
-    assert coded(values, 40) < 1.03 * entropy_bytes(values)
+    assert coded(values, 40, by=by) < 1.03 * entropy_bytes(values)
 
 
 def test_what_is_around_a_weight_is_used() -> None:
@@ -105,9 +161,27 @@ def test_what_is_around_a_weight_is_used() -> None:
     assert coded(smooth, 64) < 0.6 * entropy_bytes(smooth)
 
 
-@given(st.lists(st.integers(-255, 255), min_size=1, max_size=40), st.integers(1, 4))
-def test_any_integers_come_back(values: list[int], rows: int) -> None:
-    coded(np.array(values * rows), rows, kernel=min(3, len(values)))
+@pytest.mark.parametrize("by", list(CODERS))
+def test_neighbours_in_a_kernel_are_used(by: str) -> None:
+    """Each integer is large where the one above it in its kernel is; or has its sign; or where its column has one."""
+    random = np.random.default_rng(0)
+    first, signs = random.choice([1, 5], (64, 32, 1, 3)), random.choice([-1, 1], (64, 32, 3, 3))
+    large = (first * signs).reshape(64, 288)
+    assert coded(large, 64, 9, by) < 0.8 * entropy_bytes(large)
+    alike = (7 * signs[:, :, :1] * np.ones((3, 1), np.int64)).reshape(64, 288)
+    assert coded(alike, 64, 9, by) < 0.5 * entropy_bytes(alike)
+    known = 7 * random.choice([-1, 1], (1, 64)) * np.ones((200, 1), np.int64)
+    assert coded(known, 200, 1, by) < 0.3 * entropy_bytes(known)
+
+
+@given(
+    st.lists(st.integers(-255, 255), min_size=1, max_size=40),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.sampled_from(list(CODERS)),
+)
+def test_any_integers_come_back(values: list[int], rows: int, kernel: int, by: str) -> None:
+    coded(np.array(values * rows), rows, min(kernel, len(values)), by)
 
 
 # ----------------------------------------------------------------------------------------------------- bytes and texts

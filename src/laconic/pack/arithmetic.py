@@ -29,25 +29,31 @@ Ints = np.ndarray[Any, np.dtype[Any]]
 
 
 def compiled(function: F) -> F:
-    """``function`` as machine code; it may use integers, arrays of integers with one axis, and tuples of these."""
-    return cast(F, numba.njit(cache=True)(function))
+    """``function`` as machine code; it may use integers, arrays of integers with one axis, and tuples of these. What it
+    calls of its kind becomes part of it: arrays need not be handed over at every decision."""
+    options: dict[str, Any] = {"cache": True, "forceinline": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+    options["_nrt"] = False  # no kernel makes arrays; counting their uses took most of the time
+    return cast(F, numba.njit(**options)(function))
 
 
 ENCODE, DECODE, LEARN = range(3)
-LOW, HIGH, CODE, POSITION, END, MODE, FULL = range(7)
-"""Where ``Coder.state`` holds the interval, what was read of the code, the place in the content, its end, what is done,
-and whether the content was too short for what was written."""
+LOW, RANGE, CODE, UNIT, PENDING, POSITION, END, MODE, FULL = range(9)
+"""Where ``Coder.state`` holds the interval, what was read of the code, the last unit that is not written yet (-1: there
+is none) and how many units of ones follow it, the place in the content, its end, what is done, and whether the content
+was too short for what was written."""
 
 INPUTS = 8  # contexts of one decision, at most
 UNKNOWN = 1 << 29  # a slot: 20 bits of probability, 10 bits of how often it was used; this one is 1/2 and never was
-_WEIGHT = 13107  # the mixing weights at first, of 65,536
+_WEIGHT = 10923  # the mixing weights at first, of 65,536
 _REACH = 2815  # of the logistic domain, in 1/256: probabilities down to 1/65,536
 _STEP = 64  # squash is linear between its multiples
+_MOST, _LEAST = 1 << 47, 1 << 31  # the width of the interval: at first; under which a unit is written
+AHEAD = 6  # bytes that a decoder has read of what it has not decoded
 _EDGE = 32  # how near a probability comes to 0 and to 1, of 2^20
 
 
 class Coder(NamedTuple):
-    """``state`` (7,) int64, see :data:`LOW`; ``content`` (bytes,) uint8, written or read."""
+    """``state`` (9,) int64, see :data:`LOW`; ``content`` (bytes,) uint8, written or read."""
 
     state: Ints
     content: Ints
@@ -64,6 +70,7 @@ class Model(NamedTuple):
     squash: Ints
     stretch: Ints
     pace: Ints
+    rate: Ints
 
     def copy(self) -> Model:
         """The same knowledge, learning apart from now on."""
@@ -80,7 +87,7 @@ def new_model(slots: int, rows: int, first: int = 30, limit: int = 255) -> Model
 
 
 @functools.cache
-def _tables(first: int, limit: int) -> tuple[Ints, Ints, Ints]:
+def _tables(first: int, limit: int) -> tuple[Ints, Ints, Ints, Ints]:
     """Squash: 16-bit probabilities by logistic value + reach; stretch: its inverse, by a probability's upper 12 bits;
     pace: how far a probability moves, of 65,536, by how often it was used."""
     with localcontext() as exact:
@@ -92,7 +99,8 @@ def _tables(first: int, limit: int) -> tuple[Ints, Ints, Ints]:
     squash = np.clip(low + (high - low) * (x % _STEP) // _STEP, 1, 65535)
     stretch = np.clip(np.searchsorted(squash, np.arange(4096) * 16 + 8) - _REACH, -_REACH, _REACH)
     pace = 65536 * 20 // (20 * np.minimum(np.arange(1024), limit) + first)
-    return squash.astype(np.int32), stretch.astype(np.int32), pace.astype(np.int32)
+    rate = 10 + 240 // (np.arange(256) + 12)
+    return squash.astype(np.int32), stretch.astype(np.int16), pace.astype(np.int32), rate.astype(np.int32)
 
 
 # ---------------------------------------------------------------------------------------------------- one decision
@@ -112,49 +120,116 @@ def decide(bit: int, used: int, row: int, node: int, model: Model, coder: Coder)
     bit = code_bit(bit, p, coder)
     seen = model.weights[base + INPUTS]
     model.weights[base + INPUTS] = min(seen + 1, 255)
-    error = ((bit << 16) - p) * (6 + 240 // (seen + 12))
-    goal = bit << 20
+    error = ((bit << 16) - p) * model.rate[seen]
+    goal = (1 << 20) - _EDGE if bit == 1 else _EDGE
     for i in range(used):
         model.weights[base + i] += (model.inputs[i] * error + (1 << 19)) >> 20
-        slot = model.slots[model.at[i] + node]
-        seen = slot & 1023
-        known = slot >> 10
-        known += ((goal - known) * model.pace[seen]) >> 16
-        model.slots[model.at[i] + node] = (min(max(known, _EDGE), (1 << 20) - _EDGE) << 10) | min(seen + 1, 1023)
+        _learn(goal, model.at[i] + node, model)
     return bit
+
+
+@compiled
+def decide_alone(bit: int, slot: int, model: Model, coder: Coder) -> int:
+    """The same by one slot, without weights."""
+    bit = code_bit(bit, model.slots[slot] >> 14, coder)
+    _learn((1 << 20) - _EDGE if bit == 1 else _EDGE, slot, model)
+    return bit
+
+
+@compiled
+def _learn(goal: int, at: int, model: Model) -> int:
+    slot = model.slots[at]
+    seen, known = slot & 1023, slot >> 10
+    known += ((goal - known) * model.pace[seen]) >> 16
+    model.slots[at] = (known << 10) | min(seen + 1, 1023)
+    return 0
 
 
 @compiled
 def code_bit(bit: int, p: int, coder: Coder) -> int:
     """Code ``bit``, or decode and return it; ``p`` of 65,536, neither 0 nor all, is the probability that it is 1."""
     state = coder.state
-    if state[MODE] == LEARN:
-        return bit
-    low, high = state[LOW], state[HIGH]
-    width = high - low
-    middle = low + (width >> 16) * p + (((width & 0xFFFF) * p) >> 16)
+    width = state[RANGE]
+    part = (width * p) >> 16
     if state[MODE] == DECODE:
-        bit = 1 if state[CODE] <= middle else 0
-    if bit == 1:
-        high = middle
+        code = state[CODE]
+        bit = 1 if code < part else 0
+        state[CODE] = code if bit == 1 else code - part
+    elif state[MODE] == ENCODE:
+        state[LOW] += 0 if bit == 1 else part
     else:
-        low = middle + 1
-    while ((low ^ high) & 0xFF000000) == 0:
-        at = state[POSITION]
-        if state[MODE] == ENCODE:
-            if at < state[END]:
-                coder.content[at] = high >> 24
-            else:
-                state[FULL] = 1
-        else:
-            following = coder.content[at] if at < state[END] else 0
-            state[CODE] = ((state[CODE] << 8) & 0xFFFFFFFF) | following
-        state[POSITION] = at + 1
-        low = (low << 8) & 0xFFFFFFFF
-        high = ((high << 8) & 0xFFFFFFFF) | 255
-    state[LOW] = low
-    state[HIGH] = high
+        return bit
+    width = part if bit == 1 else width - part
+    state[RANGE] = width
+    if width < _LEAST:
+        _move(coder)
     return bit
+
+
+@compiled
+def code_bits(value: int, count: int, coder: Coder) -> int:
+    """Code a number of ``count`` bits, at most 15, or decode and return it; all are as likely."""
+    state = coder.state
+    part = state[RANGE] >> count
+    if state[MODE] == DECODE:
+        value = min(state[CODE] // part, (1 << count) - 1)
+        state[CODE] -= value * part
+    else:
+        state[LOW] += value * part
+    state[RANGE] = part
+    if part < _LEAST:
+        _move(coder)
+    return value
+
+
+@compiled
+def _move(coder: Coder) -> int:
+    """Read or write a unit, and widen the interval."""
+    state = coder.state
+    state[RANGE] <<= 16
+    if state[MODE] == DECODE:
+        at = state[POSITION]
+        code = state[CODE] << 16
+        if at + 1 < state[END]:
+            code |= (coder.content[at] << 8) | coder.content[at + 1]
+        elif at < state[END]:
+            code |= coder.content[at] << 8
+        state[POSITION] = at + 2
+        state[CODE] = code
+    else:
+        _put(state[LOW] >> 32, coder)
+        state[LOW] = (state[LOW] & 0xFFFFFFFF) << 16
+    return 0
+
+
+@compiled
+def _put(unit: int, coder: Coder) -> int:
+    """Write a unit of 16 bits, whose 17th goes to those before; so the last that may still grow is kept back."""
+    state = coder.state
+    if unit == 0xFFFF:
+        state[PENDING] += 1
+        return 0
+    carry = unit >> 16
+    if state[UNIT] >= 0:
+        _put_bytes(state[UNIT] + carry, coder)
+    for _ in range(state[PENDING]):
+        _put_bytes((0xFFFF + carry) & 0xFFFF, coder)
+    state[PENDING] = 0
+    state[UNIT] = unit & 0xFFFF
+    return 0
+
+
+@compiled
+def _put_bytes(unit: int, coder: Coder) -> int:
+    state = coder.state
+    at = state[POSITION]
+    if at + 1 < state[END]:
+        coder.content[at] = unit >> 8
+        coder.content[at + 1] = unit & 255
+    else:
+        state[FULL] = 1
+    state[POSITION] = at + 2
+    return 0
 
 
 # ------------------------------------------------------------------------------------------------ beginning and end
@@ -162,29 +237,38 @@ def code_bit(bit: int, p: int, coder: Coder) -> int:
 
 def encoder(capacity: int) -> Coder:
     """A coder that writes at most ``capacity`` bytes; ``state[FULL]`` is 1 if it wanted more."""
-    return Coder(np.array([0, 0xFFFFFFFF, 0, 0, capacity, ENCODE, 0], np.int64), np.zeros(capacity, np.uint8))
+    return Coder(_state(ENCODE, capacity), np.zeros(capacity, np.uint8))
 
 
 def decoder(content: bytes) -> Coder:
     """A coder that reads ``content``, and zeros behind its end."""
-    first = int.from_bytes(content[:4].ljust(4, b"\0"), "big")
-    state = np.array([0, 0xFFFFFFFF, first, 4, len(content), DECODE, 0], np.int64)
+    state = _state(DECODE, len(content))
+    state[CODE] = min(int.from_bytes(content[:AHEAD].ljust(AHEAD, b"\0"), "big"), _MOST - 1)
+    state[POSITION] = AHEAD
     return Coder(state, np.frombuffer(bytearray(content), np.uint8))  # of the type that the encoder has
 
 
 def learner() -> Coder:
     """A coder that writes nothing: models learn what is given to it."""
-    return Coder(np.array([0, 0xFFFFFFFF, 0, 0, 0, LEARN, 0], np.int64), np.zeros(0, np.uint8))
+    return Coder(_state(LEARN, 0), np.zeros(0, np.uint8))
+
+
+def _state(mode: int, end: int) -> Ints:
+    state = np.zeros(9, np.int64)
+    state[[RANGE, UNIT, END, MODE]] = _MOST, -1, end, mode
+    return state
 
 
 def finished(coder: Coder) -> bytes:
     """What was written, ended by as few bytes as tell the last interval from all others, zeros following."""
-    low, high = int(coder.state[LOW]), int(coder.state[HIGH])
-    last = b""
-    for kept in range(5):
-        unit = 1 << (32 - 8 * kept)
-        value = -(-low // unit) * unit
-        if value <= high:
-            last = value.to_bytes(4, "big")[:kept]
+    low, last = int(coder.state[LOW]), int(coder.state[LOW] + coder.state[RANGE] - 1)
+    head = b"" if coder.state[UNIT] < 0 else int(coder.state[UNIT]).to_bytes(2, "big")
+    head += b"\xff\xff" * int(coder.state[PENDING])
+    size = len(head)
+    end = int.from_bytes(head, "big") << 48
+    for kept in range(size + AHEAD + 1):
+        unit = 1 << 8 * (size + AHEAD - kept)
+        value = -(-(end + low) // unit) * unit
+        if value <= end + last:
             break
-    return coder.content[: coder.state[POSITION]].tobytes() + last
+    return coder.content[: coder.state[POSITION]].tobytes() + value.to_bytes(size + AHEAD, "big")[:kept]

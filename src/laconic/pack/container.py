@@ -23,7 +23,7 @@ from pathlib import Path
 
 from laconic.errors import ModelError
 from laconic.pack import general, tensors
-from laconic.pack.arithmetic import POSITION
+from laconic.pack.arithmetic import AHEAD, POSITION
 from laconic.pack.onnx_parts import MalformedError, Part, parts, places
 from laconic.pack.package import PACKED
 from laconic.pack.tensors import CorruptError, Layout, Stream
@@ -112,7 +112,7 @@ def unpack(packed: bytes, name: str = "the file") -> Unpacked:
         raise ModelError(
             f"{name} is damaged: what it decodes to is not what was packed", fix="get it again, or export it again"
         )
-    payload = len(packed) - head.size - _TAIL - (before - 4) if head.apart else 0
+    payload = len(packed) - head.size - _TAIL - (before - AHEAD) if head.apart else 0
     return Unpacked(content, head.suffix, payload)
 
 

@@ -9,20 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from laconic.pack import elements, huffman, integers, numbers
+from laconic.pack import dense, elements, huffman, integers, numbers
 from laconic.pack.arithmetic import DECODE, END, FULL, MODE, POSITION, Coder, Ints, Model, decoder, encoder, finished
+from laconic.pack.around import Around, shape_of
 from laconic.pack.digits import Digits, from_digits, to_digits
 from laconic.pack.onnx_parts import WIDTHS, Part
 
-METHODS = ("plain", "bytes in context", "integers in context", "Huffman", "Huffman with runs")
-_PLAIN, _ELEMENTS, _INTEGERS, _HUFFMAN, _RUNS = range(5)
+METHODS = ("plain", "bytes in context", "integers in context", "dense integers", "Huffman", "Huffman with runs")
+_PLAIN, _ELEMENTS, _INTEGERS, _DENSE, _HUFFMAN, _RUNS = range(6)
+_IN_CONTEXT, _BY_CODE = (_INTEGERS, _DENSE), (_HUFFMAN, _RUNS)
 _METHOD, _BASE, _ORIGIN, _SEGMENTS, _SHAPE, _NOISE = range(6)  # the kinds of numbers
 _MOST_SEGMENTS, _MOST_AXES = 4096, 8
 _SPARE = 64  # bytes that a method may take beyond the weight's own
+_SLOWER = {_INTEGERS: 1 / 256, _ELEMENTS: 1 / 128}
+"""How much smaller than dense integers has to be what decodes twice as slowly, or four times."""
+_DENSE_FROM = 16  # the largest magnitude from which on a weight's integers may be dense
+M = TypeVar("M", Model, integers.Models)
 
 
 class CorruptError(ValueError):
@@ -47,10 +53,10 @@ class Layout(NamedTuple):
 class Stream:
     """An arithmetic coder and the models that its content was coded with."""
 
-    def __init__(self, coder: Coder, models: dict[tuple[str, int], Model]) -> None:
+    def __init__(self, coder: Coder, models: dict[tuple[str, int], Model | integers.Models]) -> None:
         self.coder = coder
         self._models = models
-        self._borrowed: dict[tuple[str, int], Model] = {}
+        self._borrowed: dict[tuple[str, int], Model | integers.Models] = {}
         self._written: list[bytes] = []
 
     @classmethod
@@ -61,12 +67,12 @@ class Stream:
     def reading(cls, content: bytes) -> Stream:
         return cls(decoder(content), {})
 
-    def model(self, kind: str, key: int, new: Callable[[], Model]) -> Model:
+    def model(self, kind: str, key: int, new: Callable[[], M]) -> M:
         """The model of this kind and key; one that knows nothing if there is none."""
         name = (kind, key)
         if name not in self._models:
             self._models[name] = self._borrowed[name].copy() if name in self._borrowed else new()
-        return self._models[name]
+        return cast(M, self._models[name])
 
     def number(self, value: int, kind: int) -> int:
         """Code a small number, or decode and return it."""
@@ -117,7 +123,8 @@ def write(stream: Stream, payload: bytes, part: Part, layouts: Sequence[Layout])
     for layout in layouts:
         values = to_digits(payload, layout.digits)
         if values is not None:
-            ways += [(m, partial(_write_integers, m, part, layout, values)) for m in (_INTEGERS, _HUFFMAN, _RUNS)]
+            methods = (_INTEGERS, *(_DENSE,) * (layout.digits.top >= _DENSE_FROM), *_BY_CODE)
+            ways += [(m, partial(_write_integers, m, part, layout, values)) for m in methods]
 
     def attempt(method: int, way: Callable[[Stream], object]) -> Stream | None:
         def whole(trial: Stream) -> None:
@@ -133,8 +140,7 @@ def write(stream: Stream, payload: bytes, part: Part, layouts: Sequence[Layout])
 
 
 def _cost(method: int, trial: Stream) -> float:
-    """Bytes; what is decoded twice as slowly as integers has to be 1/256 smaller."""
-    return trial.pending * (1 + 1 / 256 * (method == _ELEMENTS))
+    return trial.pending * (1 + _SLOWER.get(method, 0))
 
 
 def read(stream: Stream, part: Part) -> bytes:
@@ -144,7 +150,7 @@ def read(stream: Stream, part: Part) -> bytes:
         return _plain(stream, np.zeros(part.size, np.int16))
     if method == _ELEMENTS:
         return _elements(stream, np.zeros(part.size, np.int16), part)
-    if method in (_INTEGERS, _HUFFMAN, _RUNS):
+    if method in (*_IN_CONTEXT, *_BY_CODE):
         return _read_integers(method, stream, part)
     raise CorruptError("a weight is coded by a method that does not exist")
 
@@ -171,7 +177,7 @@ def _write_integers(method: int, part: Part, layout: Layout, values: Ints, strea
     digits, segments = layout
     stream.number(2 * (digits.base - 2) + digits.twos, _BASE)
     stream.number(digits.origin, _ORIGIN)
-    if method != _INTEGERS:
+    if method not in _IN_CONTEXT:
         _huffman(method, stream, values + digits.origin, digits)
         return
     if len(segments) > _MOST_SEGMENTS or sum(s.rows * s.columns for s in segments) > len(values):
@@ -180,7 +186,7 @@ def _write_integers(method: int, part: Part, layout: Layout, values: Ints, strea
     for segment in segments:
         for number in segment:
             stream.number(number, _SHAPE)
-    _integers(stream, values.copy(), part, digits, segments)
+    _integers(method, stream, values.copy(), part, digits, segments)
 
 
 def _read_integers(method: int, stream: Stream, part: Part) -> bytes:
@@ -189,11 +195,11 @@ def _read_integers(method: int, stream: Stream, part: Part) -> bytes:
     if digits.base > 256 or origin >= digits.base or (digits.twos and digits.base % 2):
         raise CorruptError("a weight's integers are of a form that does not exist")
     values = np.zeros(part.size // digits.width * digits.digits, np.int16)
-    if method == _INTEGERS:
+    if method in _IN_CONTEXT:
         segments = _read_segments(stream)
         if sum(s.rows * s.columns for s in segments) > len(values):
             raise CorruptError("a weight's matrices are larger than the weight")
-        _integers(stream, values, part, digits, segments)
+        _integers(method, stream, values, part, digits, segments)
     else:
         _huffman(method, stream, values, digits)
         values -= digits.origin
@@ -210,10 +216,11 @@ def _read_segments(stream: Stream) -> list[Segment]:
     return [Segment(*(stream.number(0, _SHAPE) for _ in Segment._fields)) for _ in range(count)]
 
 
-def _integers(stream: Stream, values: Ints, part: Part, digits: Digits, segments: Sequence[Segment]) -> None:
+def _integers(
+    method: int, stream: Stream, values: Ints, part: Part, digits: Digits, segments: Sequence[Segment]
+) -> None:  # fmt: skip
     """Code ``values``, or decode them in place; what no segment holds is one more, of one row."""
-    done = 0
-    model = stream.model("integers", digits.base.bit_length(), integers.new_integers)
+    done, key = 0, digits.base.bit_length()
     rest = len(values) - sum(s.rows * s.columns for s in segments)
     for rows, columns, kernel in (*segments, Segment(1, rest, 1)) if segments else (_segment(part, len(values)),):
         if not rows * columns:
@@ -221,8 +228,12 @@ def _integers(stream: Stream, values: Ints, part: Part, digits: Digits, segments
         if not 1 <= kernel <= columns:
             raise CorruptError("a weight's matrix has a kernel that is larger than its rows")
         here = values[done : done + rows * columns]
-        shape = np.array([rows, columns, kernel, digits.top], np.int64)
-        integers.code_integers(here, shape, integers.Around.of(columns), model, stream.coder)
+        shape, around = shape_of(rows, columns, kernel, digits.top), Around.of(columns)
+        if method == _DENSE:
+            dense.code_dense(here, shape, around, stream.model("dense", key, dense.new_dense), stream.coder)
+        else:
+            models = stream.model("integers", key, integers.new_integers)
+            integers.code_integers(here, shape, around, models, stream.coder)
         done += rows * columns
 
 
