@@ -64,6 +64,17 @@ class Conv(nn.Sequential):
         )
 
 
+class Dense(nn.Sequential):
+    """Three linear layers on pixels that are averaged in fours, (n, 1, 28, 28) -> (n, 10), with widths as said."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(
+            nn.AvgPool2d(2),  # 14 x 14
+            nn.Flatten(),
+            *(nn.Linear(196, a), nn.ReLU(), nn.Linear(a, b), nn.ReLU(), nn.Linear(b, 10)),
+        )
+
+
 def _normed(conv: nn.Conv2d) -> list[nn.Module]:
     return [conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU()]
 
@@ -76,7 +87,26 @@ def _priced(price: float, epochs: float) -> EPR:
     return EPR(price=price, epochs=epochs, bias_bits=5, lr=4e-3, batch=256, distill=0.0)
 
 
-ROWS: list[Row] = []
+def _lenet(dense: float, widths: dict[str, float], again: float, price: float, epochs: float) -> Recipe:
+    """Trained as it is, most channels pruned, trained on, then priced."""
+    return Recipe((_dense(dense), PruneChannels(layers=widths), _dense(again), _priced(price, epochs)))
+
+
+ROWS = [
+    Row(
+        "fixed", "LeNet-300-100", LeNet300100, _lenet(1.0, {"fc1": 0.68, "fc2": 0.5}, 1.0, 0.13, 8.0), 5_000, 0.016
+    ),
+    Row(
+        "fixed", "LeNet-5-Caffe", LeNet5Caffe,
+        _lenet(0.25, {"conv1": 0.7, "conv2": 0.76, "fc1": 0.95}, 0.5, 0.4, 3.0), 1_520, 0.0096,
+    ),
+    Row("free", "convolutional", lambda: Conv(8, 14, 18, 16), Recipe((_dense(1.0), _priced(0.6, 3.0))), 1_300, 0.0096),
+    Row(
+        "free", "convolutional, larger", lambda: Conv(12, 20, 24, 20), Recipe((_dense(1.0), _priced(0.2, 3.0))),
+        2_500, 0.0069,
+    ),
+    Row("free", "fully connected", lambda: Dense(64, 32), Recipe((_dense(1.0), _priced(0.25, 8.0))), 3_000, 0.016),
+]  # fmt: skip
 
 
 def main(folder: Path) -> dict[str, Any]:
