@@ -54,8 +54,8 @@ class Teacher(nn.Sequential):
         )
 
 
-def _block(inputs: int, outputs: int, kernel: int, **options: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, kernel, bias=False, **options), nn.BatchNorm2d(outputs), nn.ReLU()]
+def _block(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 @functools.cache
@@ -83,7 +83,7 @@ class Joined:
     def read(self, indices: Sequence[int]) -> Batch:
         read = [part.read([row]) for part, row in (self._places[i] for i in indices)]
         inputs = {name: np.concatenate([batch.inputs[name] for batch in read]) for name in read[0].inputs}
-        return Batch(inputs, np.concatenate([batch.targets for batch in read]))
+        return Batch(inputs, np.concatenate([batch.targets for batch in read if batch.targets is not None]))
 
 
 def teacher() -> nn.Module:
@@ -111,7 +111,7 @@ class Distorted:
                 with torch.no_grad():
                     logits = taught_by(whole.float() / 255).numpy()
                 bytes_.append(whole.numpy())
-                told.append(np.column_stack([logits, batch.targets]).astype(np.float32))
+                told.append(np.column_stack([logits, np.asarray(batch.targets)]).astype(np.float32))
         self._names = list(batch.inputs)
         self._bytes, self._told = np.concatenate(bytes_), np.concatenate(told)
 

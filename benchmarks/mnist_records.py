@@ -1,4 +1,4 @@
-"""The smallest networks for MNIST: LeNet-300-100 and LeNet-5-Caffe, pruned, and networks of any form, as ``.lac`` files.
+"""The smallest networks for MNIST, as ``.lac`` files: LeNet-300-100 and LeNet-5-Caffe, pruned, and others.
 
 A row is a procedure: random weights from the seed, training towards a teacher (:mod:`benchmarks.mnist`), channels
 pruned where the network is a LeNet, :class:`EPR`, the ONNX file, the packed file. What was chosen (widths, the price of
@@ -11,7 +11,6 @@ The record is written after every procedure; one that it holds already, of the s
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable

@@ -343,8 +343,8 @@ def parameter_of(layer: Layer) -> nn.Parameter:
 
 
 def own_class(layer: nn.Module) -> None:
-    """Give a layer a class of its own: a copy of a parametrized layer shares the class that torch made for the original, and what is registered or
-    removed on one of them changes that class: the original would lose its weight."""
+    """Give a parametrized layer a class of its own. A copy of one shares the class that torch made for the original,
+    and what is registered or removed on one of them changes that class: the original would lose its weight."""
     if parametrize.is_parametrized(layer):
         kind = type(layer)
         layer.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))

@@ -41,9 +41,9 @@ def rotate_and_scale(
     degrees: float, scale: float, shear: float, pixels: float
 ) -> Callable[[Mapping[str, Tensor], torch.Generator], Mapping[str, Tensor]]:
     """Rotate each picture (n, c, h, w) by up to ``degrees``, stretch it along both axes by up to the factor 1 +
-    ``scale``, shear it by up to ``shear``, and move it by up to ``pixels``, each uniformly and in both directions; zeros
-    come in from the sides (the affine distortions of Simard, Steinkraus and Platt 2003). Inputs of another rank stay as
-    they are."""
+    ``scale``, shear it by up to ``shear``, and move it by up to ``pixels``, each uniformly and in both directions;
+    zeros come in from the sides (the affine distortions of Simard, Steinkraus and Platt 2003). Inputs of another rank
+    stay as they are."""
 
     def augment(inputs: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
         return {name: distorted(x, generator) if x.dim() == 4 else x for name, x in inputs.items()}

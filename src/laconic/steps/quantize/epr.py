@@ -24,9 +24,10 @@ float32 their last bytes are zeros, which cost nothing in a packed file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -39,6 +40,7 @@ from laconic.errors import RecipeError, TrialError
 from laconic.fake_quantize import FakeQuantize, weight_quantizer
 from laconic.steps.prune.mask import only_masked
 from laconic.steps.quantize.trained import check_data, check_training, computed_in_float, train
+from laconic.steps.train.fit import Penalised
 
 _PRIOR = 4.0
 _LEAST_DENSITY = 1e-4
@@ -95,8 +97,8 @@ class EPR:
                 raise TrialError(f"weights that are not finite in {name}")
             self._quantize(layer, _first_step(layer.weight.detach(), self._top))
         facts = {"folded": folded, "layers": names, **computed_in_float(self.bits)}
-        with _swapped(layers, _Priced) as priced:
-            facts |= train(self, model, task, context, 1 - self.frozen, lambda: self.price / _KILOBYTE * _bits(priced))
+        with _swapped(layers, partial(_Priced, price=self.price / _KILOBYTE)):
+            facts |= train(self, model, task, context, 1 - self.frozen)
         with _swapped(layers, _Fixed), _rounded_biases(layers, self.bias_bits):
             facts["frozen"] = train(self, model, task, context, self.frozen)
         return model, facts
@@ -116,11 +118,6 @@ class EPR:
     def _quantize(self, layer: nn.Module, step: Tensor) -> None:
         quantizer = FakeQuantize(step, torch.zeros(()), -self._top, self._top)
         parametrize.register_parametrization(layer, "weight", quantizer)
-
-
-def _bits(priced: Sequence[_Learned]) -> Tensor:
-    """What the weights of these took when they were last used."""
-    return torch.stack([one.bits for one in priced if isinstance(one, _Priced)]).sum()
 
 
 def _first_step(weight: Tensor, top: int) -> Tensor:
@@ -143,7 +140,8 @@ class _Learned(nn.Module):
 
     def step(self) -> Tensor:
         ratio = self.log_ratio.detach() + self.damping * (self.log_ratio - self.log_ratio.detach())
-        return self.start * ratio.exp()
+        step: Tensor = self.start * ratio.exp()
+        return step
 
     def frozen(self) -> FakeQuantize:
         """The quantizer with the step as it is now."""
@@ -151,17 +149,17 @@ class _Learned(nn.Module):
         return self.quantizer
 
 
-class _Priced(_Learned):
-    """Weights follow straight-through, and ``bits`` is what they took when they were last used."""
+class _Priced(_Learned, Penalised):
+    """Weights follow straight-through, and a bit costs ``price``."""
 
-    def __init__(self, quantizer: FakeQuantize, weight: Tensor) -> None:
+    def __init__(self, quantizer: FakeQuantize, weight: Tensor, price: float) -> None:
         super().__init__(quantizer, weight)
-        self.bits = torch.zeros(())
+        self.price, self.penalty = price, torch.zeros(())
 
     def forward(self, weight: Tensor) -> Tensor:
         step, top = self.step(), self.quantizer.qmax
         levels = (weight / step).clamp(-top, top)
-        self.bits = code_length(levels, top)
+        self.penalty = self.price * code_length(levels, top)
         codes = levels.detach().round()
         smooth = (levels + (codes - levels.detach())) * step
         return codes * step.detach() + (smooth - smooth.detach())  # adds exactly 0, and the gradients
@@ -208,7 +206,7 @@ def _lengths(magnitudes: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @contextmanager
-def _swapped(layers: Mapping[str, surgery.Layer], kind: type[_Learned]) -> Iterator[list[_Learned]]:
+def _swapped(layers: Mapping[str, surgery.Layer], kind: Callable[[FakeQuantize, Tensor], _Learned]) -> Iterator[None]:
     """While this lasts, the quantizers of ``layers`` are of a ``kind`` that is trained; afterwards they hold the steps
     that were learned, and the weights are the integers times these."""
     chains: list[Any] = [layer.parametrizations["weight"] for layer in layers.values()]  # type: ignore[index]
@@ -218,7 +216,7 @@ def _swapped(layers: Mapping[str, surgery.Layer], kind: type[_Learned]) -> Itera
         learned.append(kind(quantizer, surgery.parameter_of(layer).detach()))
         chain[len(chain) - 1] = learned[-1]
     try:
-        yield learned
+        yield
     finally:
         for layer, chain, found in zip(layers.values(), chains, learned, strict=True):
             with torch.no_grad():

@@ -43,6 +43,12 @@ class Schedule:
     temperature: float
 
 
+class Penalised(nn.Module):
+    """A module that costs something: ``penalty`` is what it was when the module last ran, in units of the loss."""
+
+    penalty: Tensor
+
+
 def fit(
     model: nn.Module,
     data: Split,
@@ -53,12 +59,11 @@ def fit(
     progress: Callable[[str, float], None],
     *,
     augment: Augment | None = None,
-    penalty: Callable[[], Tensor] | None = None,
 ) -> dict[str, float]:
     """Train ``model`` in place; returns the mean loss of the first and the last tenth of the steps.
 
-    ``augment(inputs, generator)`` gives what a batch is turned into before each step; ``penalty()``, asked after the
-    model has run, is added to the loss. Raises :class:`TrialError` where
+    ``augment(inputs, generator)`` gives what a batch is turned into before each step. What the model has of
+    :class:`Penalised` adds its penalty to the loss. Raises :class:`TrialError` where
     the loss is no longer finite, :class:`DataError` where neither labels nor a teacher say what is right.
     """
     if loss is None and teacher is None:
@@ -74,7 +79,7 @@ def fit(
         model.train()
         optimizer = _optimizer(model, schedule, device)
         cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-        one_step = _step(model, optimizer, lambda *batch: _loss(model, *batch, loss, teacher, schedule), penalty)
+        one_step = _step(model, optimizer, loss, teacher, schedule)
         run = one_step if device.type == "cpu" else Recorded(one_step)
         for step in range(steps):
             place = step % per_epoch
@@ -101,14 +106,18 @@ def _optimizer(model: nn.Module, schedule: Schedule, device: torch.device) -> to
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Callable[[Mapping[str, Tensor], Tensor | None], Tensor],
-    penalty: Callable[[], Tensor] | None,
+    loss: Loss | None,
+    teacher: Teacher | None,
+    schedule: Schedule,
 ) -> Callable[[Mapping[str, Tensor], Tensor | None], Tensor]:
+    penalised = [module for module in model.modules() if isinstance(module, Penalised)]
+
     def step(inputs: Mapping[str, Tensor], targets: Tensor | None) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with precision(next(iter(inputs.values())).device):
-            value = loss(inputs, targets)
-            value = value if penalty is None else value + penalty()
+            value = _loss(model, inputs, targets, loss, teacher, schedule)
+            for part in penalised:
+                value = value + part.penalty
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), _GRADIENT_NORM)
         optimizer.step()
