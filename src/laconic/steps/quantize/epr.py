@@ -1,17 +1,17 @@
 """Entropy-penalised reparameterization: weights trained under a price for the bits that they will be coded in.
 
 Oktay, Balle, Singh and Shrivastava 2019, arXiv 1906.06624. A layer's weights are W = s K with a step s, which is
-trained, and integers K, which follow float weights straight-through (section 3.2); what is minimised is
+trained, and integers K, which follow float weights straight-through; what is minimised is the rate-distortion objective
 
-    L + lambda * sum_k -log2 p(k)                                                             (eq. 3)
+    L + lambda * sum_k -log2 p(k)
 
 over all layers, p a model of each layer's integers. Deviations:
 
-- p is no trained density but the frequencies of the integers as they are: for given integers these are the least of
-  eq. 3 in p, and what an adaptive coder comes to. It says how often a weight is zero by its row and its column, as
-  the coder's contexts do (:mod:`laconic.pack.integers`): with densities r of the row, c of the column and d of all,
-  the odds that it is not are odds(r) odds(c) / odds(d), each density drawn to d by :data:`_PRIOR` weights. Then a sign
-  of one bit, and the frequency of the magnitude in the layer.
+- p is no trained density but the frequencies of the integers as they are: for given integers no other p gives less,
+  and an adaptive coder comes to it. It says how often a weight is zero by its row and its column, as the contexts of
+  a ``.lac`` file's coder do (docs/format.md): with densities r of the row, c of the column and d of all, the odds that
+  it is not are odds(r) odds(c) / odds(d), r and c drawn to d by :data:`_PRIOR` weights. Then a sign of one bit, and
+  the frequency of the magnitude in the layer.
 - -log2 p is taken at W / s itself, linear between integers, instead of at integers with noise: the pull of a weight to
   the next integer is the difference of the two integers' bits.
 - Batch norms are folded first, so that a layer has one step and no gains.
@@ -36,8 +36,9 @@ from torch.nn.utils import parametrize
 
 from laconic import surgery
 from laconic.core import Context, Facts, Task
-from laconic.errors import RecipeError, TrialError
+from laconic.errors import RecipeError
 from laconic.fake_quantize import FakeQuantize, weight_quantizer
+from laconic.steps.cluster.codebook import open_layers
 from laconic.steps.prune.mask import only_masked
 from laconic.steps.quantize.trained import check_data, check_training, computed_in_float, train
 from laconic.steps.train.fit import Penalised
@@ -82,21 +83,14 @@ class EPR:
     def __call__(self, model: Any, task: Task, context: Context) -> tuple[Any, Facts]:
         check_data(self, task)
         left = (*self.exclude, *context.keep)
-        names = [
-            name
-            for name, layer in surgery.weighted_layers(model).items()
-            if not surgery.matches(name, left) and only_masked(layer)
-        ]
-        if not names:
+        layers = {name: x for name, x in open_layers(model, left, "EPR").items() if only_masked(x)}
+        if not layers:
             return model, {"folded": [], "layers": []}
         example = {name: torch.as_tensor(x) for name, x in task.train.read([0, 1]).inputs.items()}
         folded = [list(pair) for pair in surgery.fold_batch_norm(model.eval(), surgery.trace(model, example))]
-        layers = {name: cast(surgery.Layer, model.get_submodule(name)) for name in names}
-        for name, layer in layers.items():
-            if not bool(torch.isfinite(layer.weight).all()):
-                raise TrialError(f"weights that are not finite in {name}")
+        for layer in layers.values():
             self._quantize(layer, _first_step(layer.weight.detach(), self._top))
-        facts = {"folded": folded, "layers": names, **computed_in_float(self.bits)}
+        facts = {"folded": folded, "layers": list(layers), **computed_in_float(self.bits)}
         with _swapped(layers, partial(_Priced, price=self.price / _KILOBYTE)):
             facts |= train(self, model, task, context, 1 - self.frozen)
         with _swapped(layers, _Fixed), _rounded_biases(layers, self.bias_bits):
