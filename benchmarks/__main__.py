@@ -31,6 +31,7 @@ ALL = (
     "fuzz",
     "deep_compression",
     "hashed",
+    "mnist_records",
     "netadapt",
     "energy",
     "coverage",

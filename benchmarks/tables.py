@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from benchmarks import records
 from benchmarks import tables_coverage as covered
+from benchmarks import tables_mnist as smallest
 from benchmarks import tables_packing as packed
 from benchmarks import tables_pruning as pruning
 from benchmarks import tables_quantization as few_bits
@@ -199,6 +200,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "deep_compression": packed.deep_compression,
     "deep_compression_layers": packed.deep_compression_layers,
     "hashed": packed.hashed,
+    "mnist_fixed": smallest.fixed,
+    "mnist_free": smallest.free,
     "coverage": covered.coverage,
 }
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks import cifar, cluster, records, tables, tables_quantization
+from benchmarks import cifar, cluster, mnist, mnist_records, records, tables, tables_quantization
 from benchmarks.__main__ import ALL
 from benchmarks.mixed import Bench
 from benchmarks.peers import _real, _stored
 from benchmarks.quantization import less, summary
 from laconic.core import Recipe
 from laconic.steps.cluster.kmeans import Cluster
+from laconic.steps.quantize.epr import EPR
 from tests.networks import network, task_for
 
 
@@ -146,6 +147,63 @@ def test_the_table_of_shared_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "70.98% → 69.40%, 1.58 points" in table[4]
     assert "Published, not run here" in table[4]
     assert table[4].endswith("Not run: big: no data.")
+
+
+def _mnist_row(name: str, price: float) -> mnist_records.Row:
+    recipe = Recipe((EPR(price=price, epochs=1, batch=32, distill=0.0),))
+    return mnist_records.Row("free", name, lambda: network("mlp"), recipe, 10_000, 1.0)
+
+
+def test_a_procedure_of_mnist_scores_what_the_packed_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "taught", lambda copies: task_for("mlp"))
+    run = mnist_records.procedure(_mnist_row("one", 0.1), 0)
+    assert run["payload_bytes"] < run["packed_bytes"] < run["file_bytes"]
+    assert run["payload_bytes"] > sum(layer["bytes"] for layer in run["layers"]) > 0
+    assert run["n"] == {"search": 64, "test": 64}
+    assert 0 < run["wrong"]["test"] < 64
+
+
+def test_a_record_of_mnist_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, int]] = []
+
+    def procedure(row: mnist_records.Row, seed: int) -> dict[str, Any]:
+        ran.append((row.name, seed))
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return {"name": row.name, "seed": seed}
+
+    monkeypatch.setattr(mnist_records, "procedure", procedure)
+    monkeypatch.setattr(mnist_records, "SEEDS", (0, 1))
+    monkeypatch.setattr(mnist_records, "ROWS", [_mnist_row("one", 0.1)])
+    first = mnist_records.main(tmp_path)
+    monkeypatch.setattr(mnist_records, "ROWS", [_mnist_row("one", 0.1), _mnist_row("other", 0.2)])
+    with pytest.raises(KeyboardInterrupt):
+        mnist_records.main(tmp_path)
+    mnist_records.main(tmp_path)
+    assert ran == [("one", 0), ("one", 1), ("other", 0), ("other", 0), ("other", 1)]
+    assert json.loads((tmp_path / "mnist_records.json").read_text())["runs"][:2] == first["runs"]
+    monkeypatch.setattr(mnist_records, "ROWS", [_mnist_row("one", 0.3)])
+    mnist_records.main(tmp_path)
+    assert ran[5:] == [("one", 0), ("one", 1)], "another price is another procedure"
+
+
+def test_the_table_of_the_smallest_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(seed: int, payload: int, wrong: int) -> dict[str, Any]:
+        said = {"table": "fixed", "name": "net", "seed": seed, "wanted_bytes": 1000, "wanted_error": 0.01}
+        sizes = {"payload_bytes": payload, "packed_bytes": payload + 200, "layers": [{"used": 700}, {"used": 40}]}
+        return {**said, **sizes, "n": {"search": 5000, "test": 10000}, "wrong": {"search": 1, "test": wrong}}
+
+    machine = {"processor": "P", "architecture": "A", "cores": 2}
+    record = {"runs": [run(0, 800, 90), run(1, 1000, 110)], "date": "d", "machine": machine, "libraries": {}}
+    monkeypatch.setattr(records, "read", lambda name: record)
+    line = tables.TABLES["mnist_fixed"]().splitlines()[2]
+    assert line.startswith(
+        "| net | 2 | 740 | **900** (800, 1,000) | **1,100** (1,000, 1,200) | **1.00%** (0.90%, 1.10%)"
+    )
+    assert line.endswith("| 1,000 | 1.00% | yes | **no** |")
+    assert "was not run yet" in tables.TABLES["mnist_free"]()
+    record["runs"] = [run(0, 800, 90), run(1, 1000, 111)]
+    assert tables.TABLES["mnist_fixed"]().splitlines()[2].endswith("| **no** | **no** |")
 
 
 def test_the_table_of_coverage_counts_and_names_what_did_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:

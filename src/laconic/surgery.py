@@ -342,6 +342,14 @@ def parameter_of(layer: Layer) -> nn.Parameter:
     return cast(nn.Parameter, layer.parametrizations["weight"].original)  # type: ignore[index, union-attr]
 
 
+def own_class(layer: nn.Module) -> None:
+    """Give a parametrized layer a class of its own. A copy of one shares the class that torch made for the original,
+    and what is registered or removed on one of them changes that class: the original would lose its weight."""
+    if parametrize.is_parametrized(layer):
+        kind = type(layer)
+        layer.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+
+
 def _follows_gains(layer: Layer) -> bool:
     """Whether a factor on the channels of :func:`parameter_of` is one on the weight's: it is plain, or masked."""
     if not parametrize.is_parametrized(layer):

@@ -17,7 +17,7 @@ from laconic.core import Context, Recipe
 from laconic.errors import DataError, RecipeError, TrialError
 from laconic.steps.train import fit as room
 from laconic.steps.train.fine_tune import FineTune
-from laconic.steps.train.fit import Schedule, distillation, fit
+from laconic.steps.train.fit import Penalised, Schedule, distillation, fit
 from tests.networks import Rows, context, cross_entropy, first_output, network, task_for, tensors
 
 
@@ -47,6 +47,24 @@ def test_it_learns(name: str) -> None:
     assert before < 0.6
     assert accuracy(model, name) > 0.95
     assert not model.training
+
+
+def test_what_costs_something_is_made_small() -> None:
+    class Priced(Penalised):
+        def forward(self, weight: Tensor) -> Tensor:
+            self.penalty = 10 * weight.square().sum()
+            return weight
+
+    task, sizes, losses = task_for("mlp", 64), {}, {}
+    for priced in (False, True):
+        model = network("mlp")
+        first = next(iter(surgery.weighted_layers(model).values()))
+        if priced:
+            nn.utils.parametrize.register_parametrization(first, "weight", Priced())
+        told = fit(model, task.train, task.loss, None, schedule(), 0, quiet)
+        sizes[priced], losses[priced] = first.weight.square().sum().item(), told["first_loss"]
+    assert sizes[True] < 0.5 * sizes[False]
+    assert losses[True] > losses[False] + 1, "it is part of the loss"
 
 
 def test_the_seed_decides() -> None:

@@ -18,11 +18,15 @@ from laconic.runtime.onnx_place import graph_of
 _PRECISION = "laconic.precision"
 
 
-def deploy(model: nn.Module, example: Arrays, path: Path, integer_lstm: bool = False) -> Facts:
+def deploy(
+    model: nn.Module, example: Arrays, path: Path, integer_lstm: bool = False, short_codes: bool = True
+) -> Facts:
     """Write ``model`` to ``path`` and say what the file holds.
 
     A model is exported with a free batch size (axis 0); one that came from an ONNX file is written back into it.
     ``integer_lstm``: LSTMs with rounded weights become the integer one of ONNX Runtime (:mod:`.onnx_recurrent`).
+    ``short_codes``: codes of 2 to 6 bits are stored in as many (:mod:`.onnx_codes`), else in 8: that is for a small
+    file which is going to be packed, where the nodes that decode them weigh more than the codes' empty bits.
     """
     with frozen_weights(model, hide=True):
         if hasattr(model, "to_onnx"):
@@ -34,7 +38,7 @@ def deploy(model: nn.Module, example: Arrays, path: Path, integer_lstm: bool = F
         onnx_codebook.fold_norms(graph)
         finish(graph)
         codebooks = onnx_codebook.store(graph)
-        codes = onnx_codes.store(graph)
+        codes = onnx_codes.store(graph) if short_codes else {}
     precision = getattr(model, "precision", "f32")
     if precision != "f32":
         graph.metadata_props[_PRECISION] = precision

@@ -20,6 +20,7 @@ from laconic.steps.quantize.adaround import AdaRound
 from laconic.steps.quantize.binary import Binary
 from laconic.steps.quantize.cast import Cast
 from laconic.steps.quantize.cast_weights import CastWeights
+from laconic.steps.quantize.epr import EPR
 from laconic.steps.quantize.equalize import Equalize
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.lsq import LSQ
@@ -52,6 +53,7 @@ STEPS: dict[str, type[Step]] = {
     "AdaRound": AdaRound,
     "Reconstruct": Reconstruct,
     "LSQ": LSQ,
+    "EPR": EPR,
     "Ternary": Ternary,
     "Binary": Binary,
     "Cluster": Cluster,

@@ -137,20 +137,12 @@ def codebook_of(layer: nn.Module) -> Codebook | None:
 def install(layer: surgery.Layer, index: Tensor, values: Tensor) -> None:
     """Let the layer's weight be ``values[index]``, whatever gave it before; what pruning masked stays zero."""
     shape, masked = layer.weight.shape, mask_of(layer)
-    _own_class(layer)
+    surgery.own_class(layer)
     if parametrize.is_parametrized(layer, "weight"):
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     parametrize.register_parametrization(layer, "weight", Codebook(index, values, shape))
     if masked is not None:
         parametrize.register_parametrization(layer, "weight", masked)
-
-
-def _own_class(layer: nn.Module) -> None:
-    """A copy of a parametrized layer shares the class that torch made for the original, and what is registered or
-    removed on one of them changes that class: the original would lose its weight."""
-    if parametrize.is_parametrized(layer):
-        kind = type(layer)
-        layer.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
 
 
 def install_empty(layer: surgery.Layer, entries: int, length: int) -> None:

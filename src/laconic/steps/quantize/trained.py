@@ -49,11 +49,12 @@ def check_data(step: Trained, task: Task) -> None:
         raise RecipeError(f"{name} needs training data", fix=f"run without --no-train, or leave {name} out")
 
 
-def train(step: Trained, model: nn.Module, task: Task, context: Context) -> Facts:
-    """Train everything that the model carries, as the step's settings say; what the trainer says of it."""
-    if step.epochs == 0:
+def train(step: Trained, model: nn.Module, task: Task, context: Context, share: float = 1.0) -> Facts:
+    """Train everything that the model carries, as the step's settings say, for a ``share`` of its epochs; what the
+    trainer says of it."""
+    if step.epochs * share == 0:
         return {"steps": 0}
-    schedule = Schedule(step.epochs, step.lr, step.batch, _WEIGHT_DECAY, step.distill, _TEMPERATURE)
+    schedule = Schedule(step.epochs * share, step.lr, step.batch, _WEIGHT_DECAY, step.distill, _TEMPERATURE)
     teacher = context.reference if step.distill > 0 or task.loss is None else None
     return fit(model, task.train, task.loss, teacher, schedule, context.seed, context.progress, augment=task.augment)
 

@@ -43,6 +43,12 @@ class Schedule:
     temperature: float
 
 
+class Penalised(nn.Module):
+    """A module that costs something: ``penalty`` is what it was when the module last ran, in units of the loss."""
+
+    penalty: Tensor
+
+
 def fit(
     model: nn.Module,
     data: Split,
@@ -56,7 +62,8 @@ def fit(
 ) -> dict[str, float]:
     """Train ``model`` in place; returns the mean loss of the first and the last tenth of the steps.
 
-    ``augment(inputs, generator)`` gives what a batch is turned into before each step. Raises :class:`TrialError` where
+    ``augment(inputs, generator)`` gives what a batch is turned into before each step. What the model has of
+    :class:`Penalised` adds its penalty to the loss. Raises :class:`TrialError` where
     the loss is no longer finite, :class:`DataError` where neither labels nor a teacher say what is right.
     """
     if loss is None and teacher is None:
@@ -103,10 +110,14 @@ def _step(
     teacher: Teacher | None,
     schedule: Schedule,
 ) -> Callable[[Mapping[str, Tensor], Tensor | None], Tensor]:
+    penalised = [module for module in model.modules() if isinstance(module, Penalised)]
+
     def step(inputs: Mapping[str, Tensor], targets: Tensor | None) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with precision(next(iter(inputs.values())).device):
             value = _loss(model, inputs, targets, loss, teacher, schedule)
+            for part in penalised:
+                value = value + part.penalty
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), _GRADIENT_NORM)
         optimizer.step()
