@@ -296,6 +296,15 @@ def test_layers_get_the_bits_that_they_need() -> None:
     )
 
 
+@pytest.mark.parametrize(("harm", "price"), [(0.001, 8.0), (0.012, 1.0), (0.05, 0.25)])
+def test_the_price_of_bits_rises_as_far_as_the_floor_allows(harm: float, price: float) -> None:
+    world = World({"a": 9.0}, integer=False, priced_harm=harm, trainable=True, minimize="size")
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["EPR"]
+    assert world.price(best.recipe.steps[0]) == pytest.approx(price, rel=0.05)
+
+
 def test_a_target_that_stores_8_bits_alone_is_asked_for_no_fewer() -> None:
     world = World(harm=dict.fromkeys(LAYERS, 9.0), minimize="size")
     space = replace(world.space, widths={8: Width(8.0)})

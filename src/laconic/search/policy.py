@@ -30,6 +30,8 @@ from laconic.search.tools import Tail, Tools
 
 RANGES = ("mse", "percentile", "minmax")
 _NARROW = 4  # bits: with so many, in all layers, the search for fewer begins
+_PRICE = 0.1  # of all weights at one bit each, in units of the loss: where EPR's search for the highest price begins
+_DOUBLINGS = 3
 _BISECTIONS = 4
 _TAILS = 4  # that every cut of the structure is tried with at first
 EFFORTS = (1.0, 2.0, 4.0)
@@ -183,22 +185,29 @@ class Policy:
     def _weights_alone(self) -> None:
         """Where the size counts: weights of few bits with activations in float, as few in all layers as the floor
         allows: rounded by what is computed, and where training is allowed also values that k-means finds, trained with
-        the weights."""
+        the weights, and integers under a price for their bits."""
         widths = sorted(width for width in self.space.widths if width < 8)
         if self.goal.minimize != "size" or _NARROW not in widths:
             return
-        self._fewest(lambda bits: (self._step("QuantizeWeights", bits=bits), self._step("GPTQ")), widths)
+        fewer, more = [w for w in reversed(widths) if w < _NARROW], [w for w in widths if w > _NARROW]
+        bits = (_NARROW, fewer, more)
+        self._as_far(lambda b: (self._step("QuantizeWeights", bits=int(b)), self._step("GPTQ")), *bits)
         if self.space.trainable:
             epochs = self._epochs(1.0)
-            self._fewest(lambda bits: (self._step("Cluster", bits=bits, codes="trained", epochs=epochs),), widths)
+            self._as_far(lambda b: (self._step("Cluster", bits=int(b), codes="trained", epochs=epochs),), *bits)
+            kilobytes = sum(layer.params for layer in self.space.layers) / 8000  # of one bit per weight
+            prices = [float(f"{_PRICE / kilobytes * 2**n:.2g}") for n in range(-_DOUBLINGS, _DOUBLINGS + 1)]
+            lower, higher = prices[:_DOUBLINGS][::-1], prices[_DOUBLINGS + 1 :]
+            self._as_far(lambda p: (self._step("EPR", price=p, epochs=epochs),), prices[_DOUBLINGS], higher, lower)
 
-    def _fewest(self, form: Callable[[int], Tail], widths: Sequence[int]) -> None:
-        """From :data:`_NARROW` bits down while the floor holds; where it does not hold even there, up until it does."""
-        held = [self.judge.holds(self._try(*form(_NARROW)))]
-        further = [w for w in reversed(widths) if w < _NARROW] if held[0] else [w for w in widths if w > _NARROW]
-        for bits in further:
-            held.append(self.judge.holds(self._try(*form(bits))))
-            if held[-1] != held[0]:
+    def _as_far(
+        self, form: Callable[[float], Tail], start: float, further: Sequence[float], back: Sequence[float]
+    ) -> None:
+        """From ``start`` on ``further`` while the floor holds; where it does not hold even there, ``back`` until it
+        does."""
+        held = self.judge.holds(self._try(*form(start)))
+        for setting in further if held else back:
+            if self.judge.holds(self._try(*form(setting))) != held:
                 break
 
     def _bisect(
