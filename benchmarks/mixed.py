@@ -27,7 +27,7 @@ from benchmarks.networks import Network, opened
 from benchmarks.quantization import less
 from laconic.core import Array, JsonObject, Recipe, Target
 from laconic.search.knapsack import least_damage
-from laconic.search.precision import around, near, sizes, with_bits
+from laconic.search.precision import exchanged, near, sizes, with_bits
 from laconic.search.space import Space
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
@@ -67,7 +67,7 @@ class Bench:
         self.stored = {bits: width.bits for bits, width in space.widths.items()}
         self.cost, self.once = sizes(self.params, space.widths)
         self.damage = {
-            width: around(width, (STEP, ROUNDING), self.params, near(space.widths, width), self._exchange)
+            width: exchanged((STEP, ROUNDING), self.params, near(space.widths, width), self._exchange)
             for width in UNIFORM
         }
         self.wanted = self._decisions(self.evaluator.path(self.evaluator.baseline_key))

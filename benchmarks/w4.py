@@ -21,7 +21,6 @@ from benchmarks import records
 from laconic import data, machine, measure, models, proof
 from laconic.core import Context, Recipe, Step, Target, Task
 from laconic.runtime import onnxruntime
-from laconic.steps.quantize.adaround import AdaRound
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
 from laconic.steps.quantize.reconstruct import Reconstruct
@@ -34,14 +33,12 @@ RECIPES: dict[str, tuple[Step, ...]] = {
     "uniform: nearest": (Quantize(bits=4, weight_ranges="mse", bias_correction=False),),
     "uniform: bias correction": (UNIFORM,),
     "uniform: GPTQ": (UNIFORM, GPTQ()),
-    "uniform: AdaRound": (UNIFORM, AdaRound()),
     "uniform: Reconstruct": (UNIFORM, Reconstruct()),
-    "ends: bias correction": (ENDS,),
     "ends: GPTQ": (ENDS, GPTQ()),
     "ends: Reconstruct": (ENDS, Reconstruct()),
     "INT8: bias correction": (Quantize(),),
+    "INT8: GPTQ": (Quantize(), GPTQ()),
     "INT8: Reconstruct": (Quantize(), Reconstruct()),
-    "uniform: Reconstruct, no drop": (UNIFORM, Reconstruct(drop=False)),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from laconic.core import Recipe, Width
-from laconic.search.precision import FLOAT, around, near, sensitivities, sizes, with_bits
+from laconic.search.precision import FLOAT, exchanged, near, sensitivities, sizes, with_bits
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
 
@@ -36,13 +36,13 @@ def test_sensitivities_are_of_each_layer_alone() -> None:
     assert asked[3] == Recipe((Quantize(bits=8, exclude=("a",)), GPTQ()))
 
 
-def test_sensitivities_around_a_width_are_above_that_of_the_best_one_and_a_width_that_fails_costs_all() -> None:
+def test_exchanged_layers_are_compared_with_their_best_width_and_a_width_that_fails_costs_all() -> None:
     def exchange(recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
-        assert base == 4
+        assert base == 8
         assert recipes == {b: Recipe((Quantize(bits=b, exclude=("c",)), GPTQ())) for b in (3, 4, 8)}
         return {"a": {3: 0.75, 4: 0.5, 8: 0.25}, "b": {4: 0.5, 8: 0.625}}
 
-    found = around(4, (Quantize(exclude=("c",)), GPTQ()), "ab", (3, 4, 8), exchange)
+    found = exchanged((Quantize(exclude=("c",)), GPTQ()), "ab", (3, 4, 8), exchange)
     assert found == {"a": {3: 0.5, 4: 0.25, 8: 0.0}, "b": {3: 0.5, 4: 0.0, 8: 0.125}}
 
 

@@ -23,7 +23,7 @@ from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.costs import counted
 from laconic.search.knapsack import Choices, least_damage
-from laconic.search.precision import FLOAT, around, near, sensitivities, sizes, with_bits
+from laconic.search.precision import FLOAT, exchanged, near, sensitivities, sizes, with_bits
 from laconic.search.space import FACTORED, KEEPS, Allocation, Space
 from laconic.search.structure import Structure, form_of, notch_of
 from laconic.search.tools import Tail, Tools
@@ -173,7 +173,7 @@ class Policy:
         chosen = {width: widths[width] for width in near(widths, _NARROW)}
         cost, once = sizes(layers, chosen)
         high = sum(of_layer[bearable] for of_layer in cost.values()) + once[bearable]
-        damage = around(_NARROW, (step, self._step("GPTQ")), layers, chosen, self.tools.exchange)
+        damage = exchanged((step, self._step("GPTQ")), layers, chosen, self.tools.exchange)
 
         def holds(bits: Mapping[str, int]) -> bool:
             tried.extend(self._rounded(with_bits(step, {**dict.fromkeys(step.exclude, FLOAT), **bits})))

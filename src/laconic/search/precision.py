@@ -2,10 +2,10 @@
 
 The damages are measured, of each layer alone in each width with everything else as it is (the sensitivities of Dong et
 al. 2019, arXiv 1905.03696, there from second derivatives, here from the network itself); that they add up is a model,
-so what the knapsack finds is a proposal: a trial measures it. The model is good near the network that is measured
-around: around float, damages of few bits are further from adding up than what the knapsack has to gain. So narrow
-widths are measured around the narrow network (:func:`around`), whose layers are exchanged one by one for those of the
-same network in another width: each width is quantized once. The costs are bytes or milliseconds, whatever counts.
+so what the knapsack finds is a proposal: a trial measures it. For narrow widths (:func:`exchanged`) each width is
+quantized once, and of the widest network, in which everything else is nearly exact, one layer after the other is
+exchanged for its narrow form: among narrow layers, which correct each other's errors, one that is suddenly better
+looked worse. The costs are bytes or milliseconds, whatever counts.
 """
 
 from __future__ import annotations
@@ -42,20 +42,19 @@ def sensitivities(
     return {name: {b: damage(others | {name: b}) for b in widths} for name in names}
 
 
-def around(
-    width: int,
+def exchanged(
     steps: Sequence[Step],
     layers: Iterable[str],
     widths: Iterable[int],
     exchange: Callable[[Mapping[int, Recipe], int], Mapping[str, Mapping[int, float]]],
 ) -> dict[str, dict[int, float]]:
-    """The damage of each of the ``layers`` in each of the ``widths``, with all others in ``width`` bits, above that of
-    its best width; a width that fails costs everything. ``steps`` as in :func:`sensitivities`; ``exchange`` is that of
+    """The damage of each of the ``layers`` in each of the ``widths``, with all others in the widest, above that of its
+    best width; a width that fails costs everything. ``steps`` as in :func:`sensitivities`; ``exchange`` is that of
     :class:`.tools.Tools`."""
     (step, *behind), names = steps, list(layers)
     floats = dict.fromkeys(getattr(step, "exclude", ()), FLOAT)
     recipes = {b: Recipe((with_bits(step, floats | dict.fromkeys(names, b)), *behind)) for b in widths}
-    measured = exchange(recipes, width)
+    measured = exchange(recipes, max(recipes))
     found = {name: {b: measured.get(name, {}).get(b, 1.0) for b in recipes} for name in names}
     return {name: {b: d - min(of_layer.values()) for b, d in of_layer.items()} for name, of_layer in found.items()}
 

@@ -123,7 +123,7 @@ class Trials:
         row = self.ledger.find("probe", key=key)
         if row is None:
             self.check_budget()
-            self._announce(f"sensitivities around {recipes[base]}")
+            self._announce("the layers' sensitivities")
             rows = {str(number): recipe.to_json() for number, recipe in recipes.items()}
             row = self.worker.call("exchange", rows, str(base), key, progress=self.reporter.progress)
             self.ledger.append(row)
