@@ -17,8 +17,10 @@ What is :func:`compiled` is compiled by numba when it is first called, and kept 
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
 from decimal import Decimal, localcontext
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
@@ -28,9 +30,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 Ints = np.ndarray[Any, np.dtype[Any]]
 
 
+@functools.cache
+def _sources() -> str:
+    """A hash of the files of this folder."""
+    content = b"\0".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
 def compiled(function: F) -> F:
     """``function`` as machine code; it may use integers, arrays of integers with one axis, and tuples of these. What it
-    calls of its kind becomes part of it: arrays need not be handed over at every decision."""
+    calls of its kind becomes part of it: arrays need not be handed over at every decision. numba keeps it by the
+    function's name and the date of its own file alone, and would go on using it when a function that it calls was
+    changed: so the name says what all of this folder is."""
+    function.__qualname__ += f"_{_sources()}"
     options: dict[str, Any] = {"cache": True, "forceinline": True, "error_model": "numpy", "no_cfunc_wrapper": True}
     options["_nrt"] = False  # no kernel makes arrays; counting their uses took most of the time
     return cast(F, numba.njit(**options)(function))

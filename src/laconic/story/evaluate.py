@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from laconic.steps import STEPS
 from laconic.steps.train.device import Teacher
 from laconic.steps.train.fit import Schedule, fit
 from laconic.story.inputs import require_fit, require_layers, stated
+from laconic.story.probes import Probes
 from laconic.story.space import space
 
 Progress = Callable[[str, float], None]
@@ -43,8 +44,6 @@ LIBRARIES = (
     *("tensorrt", "numpy"),
 )
 _SAMPLES = 8
-_PROBE_SAMPLES = 96  # two thirds to calibrate on, a third to measure on
-_FEWEST_PROBE_SAMPLES, _PROBE_MACS = 48, 10**10  # of all samples together
 _PREFIXES_KEPT = 4
 _TOLERANCES = {"float": 1e-3, "bf16": 2e-1, "integer": 2e-1}
 """How far a deployed file may be from the model it was made from, ||y - y'|| / ||y||."""
@@ -295,75 +294,26 @@ class Evaluator:
 
     # ---------------------------------------------------------------------------------------------------------- probes
 
+    @functools.cached_property
+    def _probes(self) -> Probes:
+        return Probes(self.model, self.task, self.context)
+
     def probe(self, rows: list[JsonObject], key: str) -> JsonObject:
-        """How far a recipe moves the outputs, in torch: ||y - y'||^2 / ||y - mean y||^2 on some calibration samples,
-        which the recipe, calibrated on some others, has not seen: codes that were chosen fit what they were chosen from
-        too well."""
+        """How far a recipe moves the outputs (:meth:`Probes.damage`)."""
         start = time.monotonic()
         row: JsonObject = {"row": "probe", "key": key, "recipe": rows, "damage": None, "error": None}
         try:
-            row["damage"] = self._damage(self._applied(rows))
+            row["damage"] = self._probes.damage(rows)
         except LaconicError as error:
             row["error"] = str(error)
         return {**row, "seconds": round(time.monotonic() - start, 3)}
 
     def exchange(self, recipes: dict[str, list[JsonObject]], base: str, key: str) -> JsonObject:
-        """The damages (:meth:`probe`) of the network of ``recipes[base]`` with one layer at a time taken from that of
-        another recipe: by layer and by the recipe's name, those missing that cannot be applied."""
-        start, models = time.monotonic(), dict[str, nn.Module]()
-        row: JsonObject = {"row": "probe", "key": key, "damages": {}, "error": None}
-        for i, (name, rows) in enumerate(recipes.items()):
-            self.context.progress("measuring sensitivities", i / len(recipes) / 2)
-            try:
-                models[name] = self._applied(rows)
-            except LaconicError as error:
-                row["error"] = str(error)
-        if base in models:
-            row["damages"] = self._exchanged(models, base)
+        """How far single layers do, as others have them (:meth:`Probes.exchange`)."""
+        start = time.monotonic()
+        damages, error = self._probes.exchange(recipes, base)
+        row = {"row": "probe", "key": key, "damages": damages, "error": error}
         return {**row, "seconds": round(time.monotonic() - start, 3)}
-
-    def _exchanged(self, models: dict[str, nn.Module], base: str) -> dict[str, dict[str, float]]:
-        network, as_it_is = models[base], self._damage(models[base])
-        layers = list(surgery.weighted_layers(network))
-        found: dict[str, dict[str, float]] = {}
-        for i, layer in enumerate(layers):
-            self.context.progress(f"exchanging {layer}", 0.5 + i / len(layers) / 2)
-            own, found[layer] = network.get_submodule(layer), {base: as_it_is}
-            for name, other in models.items():
-                if name != base:
-                    surgery.set_module(network, layer, other.get_submodule(layer))
-                    found[layer][name] = self._damage(network)
-            surgery.set_module(network, layer, own)
-        return found
-
-    def _applied(self, rows: list[JsonObject]) -> nn.Module:
-        """The model after a recipe that was calibrated on the samples that probes calibrate on."""
-        task = replace(self.task, calibration=max(1, self._probed[0]))
-        model: nn.Module = Recipe.parse(rows, STEPS).apply(self.model, task, self.context)[0]
-        return model.eval()
-
-    def _damage(self, model: nn.Module) -> float:
-        inputs, wanted = self._calibration
-        with torch.no_grad():
-            found = next(iter(surgery.call(model, inputs).values())).double()
-        spread = (wanted - wanted.mean(0)).square().sum()
-        return float((found - wanted).square().sum() / spread.clamp_min(1e-30))
-
-    @functools.cached_property
-    def _probed(self) -> tuple[int, int]:
-        """Probes calibrate on the samples before the first of these and measure from there to before the second; of a
-        large network on fewer."""
-        macs = profile(self.model, {name: x[:1] for name, x in self._example().items()}).macs
-        bearable = max(_FEWEST_PROBE_SAMPLES, round(_PROBE_MACS / max(macs, 1)))
-        n = min(_PROBE_SAMPLES, bearable, self.task.calibration, len(self.task.train))
-        return n * 2 // 3, n
-
-    @functools.cached_property
-    def _calibration(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The samples that probes measure on and the original's first output on them."""
-        inputs = {n: torch.as_tensor(x) for n, x in self.task.train.read(range(*self._probed)).inputs.items()}
-        with torch.no_grad():
-            return inputs, next(iter(surgery.call(self.model, inputs).values())).double()
 
     def probe_training(self) -> JsonObject:
         """Seconds that training takes per sample of the original network, distillation included."""
