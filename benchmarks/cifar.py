@@ -15,7 +15,6 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,7 +136,9 @@ def train(name: str) -> None:
     """Train, say how well it does on search, and write the checkpoint."""
     network, recipe, start = TRAININGS[name]
     task, model = load(), _start(network, start)
-    context = Context(onnxruntime.traits(Target("onnxruntime")), reference=Teacher(model), progress=_say(name))
+    context = Context(
+        onnxruntime.traits(Target("onnxruntime")), reference=Teacher(model), progress=records.progress(name)
+    )
     began = time.monotonic()
     changed, facts = recipe.apply(model, task, context)
     told = {
@@ -176,19 +177,6 @@ def _accuracy(model: nn.Module, task: Task) -> float:
             found = surgery.call(model, {name: torch.as_tensor(x).to(device) for name, x in batch.inputs.items()})
             right += int((next(iter(found.values())).argmax(1).cpu().numpy() == batch.targets).sum())
     return right / len(task.search)
-
-
-def _say(name: str) -> Callable[[str, float], None]:
-    """Progress, once in ten seconds."""
-    last = time.monotonic()
-
-    def say(text: str, fraction: float) -> None:
-        nonlocal last
-        if time.monotonic() - last > 10:
-            last = time.monotonic()
-            print(f"{name}: {fraction:.1%} {text}", flush=True)
-
-    return say
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,13 +157,15 @@ def trained(network: Network, task: Task, seed: int) -> nn.Module:
     """The float network."""
     torch.manual_seed(seed)
     model = ZOO[network.name].build()
-    fit(model, task.train, task.loss, None, network.training, seed, _say("float"), augment=task.augment)
+    fit(model, task.train, task.loss, None, network.training, seed, records.progress("float"), augment=task.augment)
     return model
 
 
 def compressed(model: nn.Module, recipe: Recipe, task: Task, seed: int) -> tuple[nn.Module, list[Facts]]:
     """What ``recipe`` makes of a float network, and what its steps told."""
-    context = Context(onnxruntime.traits(_TARGET), seed, reference=Teacher(model), progress=_say("compressed"))
+    context = Context(
+        onnxruntime.traits(_TARGET), seed, reference=Teacher(model), progress=records.progress("compressed")
+    )
     return recipe.apply(model, task, context)
 
 
@@ -227,18 +229,6 @@ def in_the_papers_format(layer: surgery.Layer) -> JsonObject:
         "bytes": int(np.ceil(sum(coded) / 8 + tables)) + codebook,
         "bias_bytes": 0 if layer.bias is None else 4 * layer.bias.numel(),
     }
-
-
-def _say(what: str) -> Callable[[str, float], None]:
-    said = {"tenth": -1}
-
-    def say(text: str, fraction: float) -> None:
-        tenth = int(fraction * 10)
-        if said["tenth"] != tenth:
-            said["tenth"] = tenth
-            print(f"{what}: {fraction:.0%} {text}", flush=True)
-
-    return say
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Everything is run as a user would: the weights are a file, the rest is the comma
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +32,10 @@ def train(mnist: Path, folder: Path) -> str:
     """Train from seeded weights into ``folder``; what to call the result on the command line."""
     loaded = models.load("zoo:lenet-5-caffe")
     task = data.load(str(mnist), preprocess=loaded.preprocess)
-    fit(loaded.module, task.train, task.loss, None, TRAINING, 0, partial(_say, {}))
+    fit(loaded.module, task.train, task.loss, None, TRAINING, 0, records.progress("float"))
     path = folder / "lenet-5-caffe.safetensors"
     safetensors.torch.save_file(loaded.module.state_dict(), path)
     return f"zoo:lenet-5-caffe@{path}"
-
-
-def _say(said: dict[str, int], text: str, fraction: float) -> None:
-    tenth = int(fraction * 10)
-    if said.get("tenth") != tenth:
-        said["tenth"] = tenth
-        print(f"{fraction:.0%} {text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,16 @@ def laconic(*arguments: str | Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     del found["package"]  # where it lay on this machine
     return found
+
+
+def progress(name: str) -> Callable[[str, float], None]:
+    """What a step or a trainer tells its progress to: said once in ten seconds."""
+    last = time.monotonic()
+
+    def say(text: str, fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last > 10:
+            last = time.monotonic()
+            print(f"{name}: {fraction:.1%} {text}", flush=True)
+
+    return say

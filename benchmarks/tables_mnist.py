@@ -35,7 +35,8 @@ def _table(kind: str) -> str:
     n = runs[0]["n"]
     said = (
         f"Means over the seeds of the whole procedure, each seed's in brackets; n = {n['test']:,} test pictures, read "
-        f"once per seed. Chosen on {n['search']:,} training pictures that nothing was trained on. {PUBLISHED[kind]}"
+        f"once per seed. Chosen on {n['search']:,} training pictures that nothing was trained on, but see above. "
+        f"{PUBLISHED[kind]}"
     )
     return f"{table(columns, lines)}\n\n{said}{measured_on(found)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.markdown import Row, points_at_least, record_table, speed
+from benchmarks.networks import NETWORKS
 from laconic.core import describe
 from laconic.report import words
 
@@ -95,7 +96,9 @@ def mixed() -> str:
 
     def below(found: Row) -> str:
         skipped = "".join(f" Not run: {name}: {reason}." for name, reason in found["skipped"].items())
-        return f"Recipe of all rows, bits apart: {describe(found['recipe'])}; activations of 8 bits.{skipped}"
+        missing = [name for name in NETWORKS if name not in found["networks"] and name not in found["skipped"]]
+        later = f" Not run yet: {'; '.join(missing)}." if missing else ""
+        return f"Recipe of all rows, bits apart: {describe(found['recipe'])}; activations of 8 bits.{skipped}{later}"
 
     return record_table("mixed", [*columns, "mixed less uniform, points (95 %)", "layers of bits"], line, below)
 

@@ -17,6 +17,7 @@ from scipy.stats import binom
 from benchmarks import cifar, cluster, mnist, mnist_records, records, tables, tables_quantization
 from benchmarks.__main__ import ALL
 from benchmarks.mixed import Bench
+from benchmarks.networks import NETWORKS
 from benchmarks.peers import _real, _stored
 from benchmarks.quantization import less, summary
 from laconic.core import Recipe
@@ -98,9 +99,13 @@ def test_the_table_says_where_the_uniform_file_is_the_best_of_its_size(monkeypat
 
     rows = [row("one", {"a": 2, "b": 8}), row("other", {"a": 3, "b": 3})]
     machine = {"processor": "p", "architecture": "a", "cores": 2}
-    record = {"rows": rows, "recipe": [], "skipped": {}, "date": "d", "machine": machine, "libraries": {}}
+    first, second, third, *_ = NETWORKS
+    record = {"rows": rows, "recipe": [], "skipped": {second: "no data"}, "networks": {first: {}}}
+    record |= {"date": "d", "machine": machine, "libraries": {}}
     monkeypatch.setattr(records, "read", lambda name: record)
-    one, other = tables_quantization.mixed().splitlines()[2:4]
+    text = tables_quantization.mixed()
+    assert f"Not run: {second}: no data. Not run yet: {third}" in text
+    one, other = text.splitlines()[2:4]
     assert "**95.00%**" in one
     assert "5.00 (at least -0.10)" in one
     assert "the same" in other
