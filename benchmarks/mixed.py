@@ -9,8 +9,8 @@ counted, its limit is lowered by what it was too much. Both sides are rounded by
 searched and nothing is trained: so search and holdout are both unseen, and every file is compared with the float one on
 all of their samples.
 
-``python -m benchmarks.mixed NAME ...`` runs the networks whose names hold one of these words, keeps no record and
-prints the rows.
+``python -m benchmarks.mixed NAME ...`` runs the networks whose names hold one of these words again; the rows of all
+others stay in the record.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers, records
-from benchmarks.networks import Network, opened
+from benchmarks.networks import Network, in_order, opened
 from benchmarks.quantization import less
 from laconic.core import Array, JsonObject, Recipe, Target
 from laconic.search.knapsack import least_damage
@@ -41,18 +41,20 @@ _ATTEMPTS = 6
 Bits = Mapping[str, int]
 
 
-def main(folder: Path | None, words: tuple[str, ...] = ()) -> dict[str, Any]:
+def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
     """Run the benchmark; what was found so far is written after each network."""
     found: dict[str, Any] = {"recipe": Recipe((STEP, ROUNDING)).to_json(), "skipped": {}, "networks": {}, "rows": []}
+    kept = records.read("mixed") if words else {}
+    if kept and kept["recipe"] == found["recipe"]:
+        found |= {key: kept[key] for key in found}
     for name, network in opened(words, found["skipped"]):
         with tempfile.TemporaryDirectory() as scratch:
             bench = Bench(network, Path(scratch))
             found["networks"][name] = {"params": bench.params, "damage": bench.damage}
-            for row in bench.rows():
-                found["rows"].append({"network": name, **row})
-                print(found["rows"][-1], flush=True)
-        if folder is not None:
-            records.write(folder, "mixed", found)
+            rows = [{"network": name, **row} for row in bench.rows()]
+        print(*rows, sep="\n", flush=True)
+        found["rows"] = in_order([row for row in found["rows"] if row["network"] != name] + rows)
+        records.write(folder, "mixed", found)
     return found
 
 
@@ -120,4 +122,4 @@ class Bench:
 
 
 if __name__ == "__main__":
-    main(None if sys.argv[1:] else records.FOLDER, tuple(sys.argv[1:]))
+    main(records.FOLDER, tuple(sys.argv[1:]))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks import records
 from laconic import data, models
-from laconic.core import Preprocess, Task
+from laconic.core import JsonObject, Preprocess, Task
 from laconic.data.image import normalise
 
 _CALIBRATION = 128
@@ -110,3 +110,8 @@ def opened(words: tuple[str, ...], skipped: dict[str, str]) -> Iterator[tuple[st
             print(f"{name}: skipped: {reason}", flush=True)
         else:
             yield name, network
+
+
+def in_order(rows: list[JsonObject]) -> list[JsonObject]:
+    """Rows in the order of their networks."""
+    return sorted(rows, key=lambda row: list(NETWORKS).index(row["network"]))

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from benchmarks import peers, records
-from benchmarks.networks import NETWORKS, Network, opened
+from benchmarks.networks import Network, in_order, opened
 from laconic import proof
 from laconic.core import Array, Context, JsonObject, Predictor, Recipe, Target, Task
 from laconic.errors import MissingExtraError
@@ -53,14 +53,10 @@ def main(folder: Path | None, words: tuple[str, ...] = ()) -> dict[str, Any]:
             "summary": [row for part in rows for row in summary(part)],
         }
         for key, new in made.items():
-            found[key] = _in_order([row for row in found[key] if row["network"] != name] + new)
+            found[key] = in_order([row for row in found[key] if row["network"] != name] + new)
         if folder is not None:
             records.write(folder, "quantization", found)
     return found
-
-
-def _in_order(rows: list[JsonObject]) -> list[JsonObject]:
-    return sorted(rows, key=lambda row: list(NETWORKS).index(row["network"]))
 
 
 def summary(rows: list[JsonObject]) -> list[JsonObject]:
