@@ -22,7 +22,7 @@ from laconic.core import JsonObject, Recipe
 from laconic.profile import Profile, profile
 from laconic.search.costs import Costs, tabulated
 from laconic.search.netadapt import netadapt
-from laconic.search.space import FACTORED, Allocation
+from laconic.search.space import PROBED_FORMS, Allocation
 from laconic.search.structure import TIMED_KEEPS
 from laconic.steps.prune.channels import PruneChannels
 
@@ -66,8 +66,8 @@ class Energy(Bench):
         widths = {1.0: self._table(Recipe())}
         widths |= {keep: self._table(Recipe((PruneChannels(1 - keep),))) for keep in TIMED_KEEPS}
         names = [layer.name for layer in self.space.factorable]
-        forms = {form: self.structure.steps(Allocation(forms=dict.fromkeys(names, form))) for form in (2, 4)}
-        found = tabulated(self.space, widths, {FACTORED[f]: self._table(Recipe(steps)) for f, steps in forms.items()})
+        forms = {form: self.structure.steps(Allocation(forms=dict.fromkeys(names, form))) for form in PROBED_FORMS}
+        found = tabulated(self.space, widths, {form: self._table(Recipe(steps)) for form, steps in forms.items()})
         if found is None:
             raise RuntimeError("most of the energy is in no layer")
         return found

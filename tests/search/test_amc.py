@@ -8,14 +8,14 @@ import pytest
 from laconic.search.allocate import Allocator, Damage
 from laconic.search.amc import Agent, Net, amc
 from laconic.search.costs import counted
-from laconic.search.space import Allocation, LayerCost, Space
+from laconic.search.space import Allocation, Group, LayerCost, Space
 
 HARMS = {"a": 2.0, "b": 0.01, "c": 0.5, "d": 0.02, "e": 1.0, "f": 0.05}
 
 
 def space() -> Space:
     layers = [LayerCost(g, "conv", 100.0, 10.0, g, {}) for g in HARMS]
-    return Space(dict.fromkeys(HARMS, 32), layers, True, ("f32",), True, 100)
+    return Space(dict.fromkeys(HARMS, Group(32)), layers, True, ("f32",), True, 100)
 
 
 DAMAGE = Damage({g: {0.25: harm / 16, 0.5: harm / 4, 0.75: harm * 9 / 16} for g, harm in HARMS.items()})

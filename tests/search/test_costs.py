@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from laconic.search.costs import CHANNELS, FORM, Costs, counted, tabulated
-from laconic.search.space import FACTORED, KEEPS, Allocation, LayerCost, Space
+from laconic.search.costs import FORM, GROUP, Costs, counted, tabulated
+from laconic.search.space import FACTORED, KEEPS, Allocation, Group, LayerCost, Space
 
 
 def space(*layers: LayerCost, groups: dict[str, int] | None = None) -> Space:
-    return Space({"a": 8, "b": 16} if groups is None else groups, layers, True, ("f32",), True, 100)
+    sizes = {"a": 8, "b": 16} if groups is None else groups
+    return Space({name: Group(units) for name, units in sizes.items()}, layers, True, ("f32",), True, 100)
 
 
 CHAIN = (
@@ -21,16 +22,16 @@ CHAIN = (
     LayerCost("b", "conv", macs=400.0, params=40.0, gives="b", reads={"a": 1.0}, factors="LowRank"),
     LayerCost("c", "linear", macs=20.0, params=20.0, gives=None, reads={"b": 1.0}),
 )
-HALF, QUARTER = KEEPS.index(1 / 2), KEEPS.index(1 / 4)
+HALF, QUARTER = 1 / 2, 1 / 4
 
 
-def cost(minimize: Any, forms: dict[str, int] | None = None, **notches: int) -> float:
-    return counted(space(*CHAIN), minimize).of(Allocation(notches, forms or {}))
+def cost(minimize: Any, forms: dict[str, float] | None = None, **keeps: float) -> float:
+    return counted(space(*CHAIN), minimize).of(Allocation(keeps, forms or {}))
 
 
 def test_untouched_costs_one() -> None:
     assert cost("latency") == 1.0
-    assert cost("size", a=0, b=0) == 1.0
+    assert cost("size", a=1.0, b=1.0) == 1.0
 
 
 def test_macs_by_hand() -> None:
@@ -39,7 +40,7 @@ def test_macs_by_hand() -> None:
     # both: b gives a quarter of what it reads of a half, c reads a quarter
     assert cost("macs", a=HALF, b=QUARTER) == pytest.approx((50 + 50 + 5) / 520)
     # and b as a product of a third of its MACs
-    assert cost("macs", {"b": FACTORED.index(2 / 3)}, a=HALF) == pytest.approx((50 + 200 / 3 + 20) / 520)
+    assert cost("macs", {"b": 2 / 3}, a=HALF) == pytest.approx((50 + 200 / 3 + 20) / 520)
 
 
 def test_size_counts_weights_alone() -> None:
@@ -74,7 +75,7 @@ def table(**products: Any) -> Costs:
 def test_at_what_was_measured_a_table_says_what_was_measured() -> None:
     assert table().whole == pytest.approx(15.0)
     for keep in (0.5, 0.25):
-        both = dict.fromkeys("ab", KEEPS.index(keep))
+        both = dict.fromkeys("ab", keep)
         wanted = sum(MS[keep].values()) + (1.0 - 1.1 if keep == 0.5 else 0.0)  # less work never takes longer: noise
         rest = 2.0 - 1.5 * (1 - keep) / 0.75  # what belongs to no layer falls evenly
         assert table().of(Allocation(both)) * 15 == pytest.approx(wanted - MS[keep]["add"] + rest)
@@ -90,7 +91,7 @@ def test_between_it_is_interpolated_over_the_share_of_the_work() -> None:
 def test_a_layer_of_several_parts_and_one_that_was_written_as_a_product() -> None:
     costs = table(products={0.5: {"a": 4.0, "b.vertical": 2.0, "b.horizontal": 4.0, "c": 1.0, "add": 2.0}})
     assert costs.products["b"] == {0.0: 1.0, 0.5: 0.75}
-    assert costs.of(Allocation(forms={"b": FACTORED.index(1 / 2)})) * 15 == pytest.approx(13.0)
+    assert costs.of(Allocation(forms={"b": 1 / 2})) * 15 == pytest.approx(13.0)
 
 
 def test_a_table_that_tells_of_other_things_is_of_no_use() -> None:
@@ -117,13 +118,15 @@ def test_terms_add_up_to_the_cost(layers: tuple[LayerCost, ...], timed: bool) ->
     some = range(0, len(KEEPS), 4), range(0, len(KEEPS), 3), range(len(FACTORED))
     whole = None
     for a, b, form in itertools.product(*some):
-        at = {(CHANNELS, "a"): a, (CHANNELS, "b"): b, (FORM, "b"): form}
+        at = {(GROUP, "a"): a, (GROUP, "b"): b, (FORM, "b"): form}
         found = sum(float(term.cost[tuple(at[item] for item in term.items)]) for term in terms)
         whole = found if whole is None else whole
-        assert found - whole == pytest.approx(costs.of(Allocation({"a": a, "b": b}, {"b": form})) - 1, abs=1e-9)
+        assert found - whole == pytest.approx(
+            costs.of(Allocation({"a": KEEPS[a], "b": KEEPS[b]}, {"b": FACTORED[form]})) - 1, abs=1e-9
+        )
 
 
 def test_what_nobody_chooses_is_in_no_term() -> None:
     terms = counted(space(*CHAIN), "macs").terms(["a"], [])
-    assert {item for term in terms for item in term.items} == {(CHANNELS, "a")}
-    assert np.isclose(sum(term.cost.flat[HALF] - term.cost.flat[0] for term in terms), -250 / 520)
+    assert {item for term in terms for item in term.items} == {(GROUP, "a")}
+    assert np.isclose(sum(term.cost.flat[KEEPS.index(HALF)] - term.cost.flat[0] for term in terms), -250 / 520)

@@ -67,12 +67,14 @@ numbers = st.lists(st.floats(0, 10), min_size=27, max_size=27)
 
 
 @settings(max_examples=40, deadline=None)
-@given(numbers, numbers, numbers, st.floats(0, 30))
+@given(numbers, numbers, numbers, st.floats(0, 30), st.booleans())
 def test_no_choice_hurts_less_where_items_cost_together(
-    pair: list[float], three: list[float], hurts: list[float], limit: float
+    pair: list[float], three: list[float], hurts: list[float], limit: float, free: bool
 ) -> None:
     damage = {item: dict(zip(BITS, hurts[3 * i : 3 * i + 3], strict=True)) for i, item in enumerate("abc")}
     terms = [Term(("a", "c"), np.reshape(pair[:9], (3, 3))), Term(("a", "b", "c"), np.reshape(three, (3, 3, 3)))]
+    if free:  # as a block that is gone: of whatever is in it nothing costs
+        terms[1].cost[:, 2] = 0
     cost = {"b": dict(zip(BITS, pair[9:12], strict=True))}
 
     def price(chosen: dict[str, int]) -> float:

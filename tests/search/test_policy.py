@@ -139,6 +139,25 @@ def test_channels_go_before_what_is_left_becomes_products() -> None:
     assert set(recovered) == {"least_squares"}
 
 
+def test_a_block_goes_that_nobody_needs() -> None:
+    best = search(World(harm={"a": 9.0, "b": 9.0}, block_harm={"b": 0.005}, minimize="macs"))
+    assert best is not None
+    blocks = [step.blocks for step in best.recipe.steps if type(step).__name__ == "PruneBlocks"]  # type: ignore[attr-defined]
+    assert blocks == [("b",)]
+    kept = search(World(harm={"a": 9.0, "b": 9.0}, block_harm={"b": 0.05}, minimize="macs"))
+    assert kept is None or "PruneBlocks" not in names(kept.recipe)
+
+
+def test_heads_go_before_channels_and_blocks_last() -> None:
+    world = World(
+        harm={"a": 0.01, "b": 9.0}, head_harm={"c": 0.001}, block_harm={"b": 0.001}, product_harm={"a": 0.001}
+    )
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["PruneHeads", "PruneChannels", "SpatiallySeparable", "PruneBlocks", "Quantize"]
+    assert best.recipe.steps[0].layers == {"c": 0.75}  # type: ignore[attr-defined]  # one head stays
+
+
 def test_the_layers_are_timed_where_the_time_counts_and_nowhere_else() -> None:
     def uniform(minimize: str) -> list[float]:
         world = World(harm={"a": 0.1}, minimize=minimize)
@@ -155,7 +174,7 @@ def test_channels_go_where_the_time_is() -> None:
     slow = {"a": 1.0, "b": 0.05, "head": 0.01}
 
     def layer_times(recipe: Recipe) -> dict[str, float]:
-        left = {g: KEEPS[n] for g, n in world.notches(recipe).items()}
+        left = world.keeps(recipe)
         return {layer.name: slow[layer.name] * layer.share(left) for layer in world.space.layers}
 
     space = replace(world.space, layers=[replace(one, macs=1e6, params=1e4, reads={}) for one in world.space.layers])
@@ -511,6 +530,13 @@ def test_a_layer_as_a_smaller_product_is_a_neighbour() -> None:
         Recipe((product(layers={"a": 0.5, "b": round(FACTORED[1], 5)}),)),
         Recipe((product(layers={"a": round(FACTORED[3], 5)}),)),
     ]
+
+
+def test_one_head_fewer_and_one_block_fewer_are_neighbours() -> None:
+    heads, blocks = STEPS["PruneHeads"], STEPS["PruneBlocks"]
+    assert near(heads(layers={"c": 0.5}), integer=False, head_harm={"c": 0.1}) == [Recipe((heads(layers={"c": 0.75}),))]
+    harm = {"a": 0.1, "b": 0.1}
+    assert near(blocks(blocks=("a",)), integer=False, block_harm=harm) == [Recipe((blocks(blocks=("a", "b")),))]
 
 
 def test_quantizing_is_a_neighbour_of_what_is_not_quantized() -> None:

@@ -11,8 +11,7 @@ from laconic.core import Measurement, Recipe, Target, Trial, Width
 from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.costs import counted
-from laconic.search.space import FACTORED, KEEPS, Allocation, LayerCost, Space
-from laconic.search.structure import form_of, notch_of
+from laconic.search.space import BLOCKS, HEADS, Allocation, Group, LayerCost, Space
 from laconic.search.tools import BudgetSpentError, Tools
 from laconic.steps import STEPS
 
@@ -62,6 +61,8 @@ class World:
     """Groups of channels that hurt by ``harm[group]`` times the square of what is removed of them, and layers that hurt
     by ``integer_harm[layer]`` in integers. Integers make the file a quarter and divide the time by ``integer_speed``.
 
+    ``block_harm[layer]``: what the absence of the block around a layer hurts; ``head_harm[layer]``: what the heads that
+    it gives, four, hurt, times the square of what goes of them.
     ``product_harm[layer]``: what a layer hurts, times the square of the share of its MACs that goes, as a product.
     ``narrow_harm[layer]``: what a layer hurts more in 4 bits, rounded to the nearest, a fourth of that with each bit
     more; GPTQ mends half of it, and what is learned nine tenths; bits are stored as they are. ``rounded_harm`` and
@@ -84,6 +85,8 @@ class World:
     budget: int = 10_000
     narrow_harm: Mapping[str, float] = field(default_factory=dict)
     product_harm: Mapping[str, float] = field(default_factory=dict)
+    block_harm: Mapping[str, float] = field(default_factory=dict)
+    head_harm: Mapping[str, float] = field(default_factory=dict)
     rounded_harm: float = 9.0
     shared_harm: float = 9.0
     priced_harm: float = 9.0
@@ -101,9 +104,14 @@ class World:
             for i, n in enumerate(names)
             for reads in [{names[i - 1]: 1.0} if i else {}]
         ]
+        layers += [LayerCost(n, "linear", 3e6, 3e4, f"heads {n}", {}) for n in self.head_harm]
+        layers = [replace(one, inside=f"block {one.name}") if one.name in self.block_harm else one for one in layers]
+        groups = dict.fromkeys(names, Group(32))
+        groups |= {f"heads {n}": Group(4, HEADS, n) for n in self.head_harm}
+        groups |= {f"block {n}": Group(1, BLOCKS, n) for n in self.block_harm}
         layers.append(LayerCost("head", "linear", 1e4, 1e4, None, {names[-1]: 1.0} if names else {}))
         stored = {bits: Width(float(bits)) for bits in STORED}
-        return Space(dict.fromkeys(names, 32), layers, self.integer, self.precisions, self.trainable, 1000, stored)
+        return Space(groups, layers, self.integer, self.precisions, self.trainable, 1000, stored)
 
     @property
     def goal(self) -> Goal:
@@ -145,12 +153,12 @@ class World:
         """By the count that the search has too, so that there is nothing to learn from them."""
         integer = any(type(step).__name__ == "Quantize" for step in recipe.steps)
         costs = counted(self.space, "latency").curves
-        keeps, forms = Allocation(self.notches(recipe)).keeps, self.forms(recipe)
+        keeps, forms = self.keeps(recipe), self.forms(recipe)
         return {
             layer.name: 1e-7
             * costs[layer.name][1.0]
             * layer.share(keeps)
-            * (1 - FACTORED[forms.get(layer.name, 0)])
+            * (1 - forms.get(layer.name, 0.0))
             / (self.integer_speed if integer else 1.0)
             for layer in self.space.layers
         }
@@ -177,16 +185,20 @@ class World:
 
     def cost(self, recipe: Recipe, minimize: Literal["latency", "size", "macs"]) -> float:
         """What is left of the original's cost by its structure alone, by the same count that the search has."""
-        return counted(self.space, minimize).of(Allocation(self.notches(recipe), self.forms(recipe)))
+        return counted(self.space, minimize).of(Allocation(self.keeps(recipe), self.forms(recipe)))
 
     def drop(self, recipe: Recipe) -> float:
         found, narrow = 0.0, 0.0
         for step in recipe.steps:
             name = type(step).__name__
             if name == "PruneChannels":
-                found += sum(self.harm[g] * (1 - KEEPS[n]) ** 2 for g, n in self.notches(recipe).items())
+                found += sum(harm * (1 - self.keeps(recipe)[g]) ** 2 for g, harm in self.harm.items())
+            if name == HEADS:
+                found += sum(h * (1 - self.keeps(recipe)[f"heads {n}"]) ** 2 for n, h in self.head_harm.items())
+            if name == BLOCKS:
+                found += sum(self.block_harm[block] for block in step.blocks)  # type: ignore[attr-defined]
             if name == PRODUCT:
-                found += sum(self.product_harm[n] * FACTORED[i] ** 2 for n, i in self.forms(recipe).items())
+                found += sum(self.product_harm[n] * form**2 for n, form in self.forms(recipe).items())
             if name == "Quantize":
                 found += sum(h for layer, h in self.integer_harm.items() if layer not in step.exclude)  # type: ignore[attr-defined]
                 narrow = sum(self.narrow_harm.get(layer, 0.0) * 4 ** (4 - b) for layer, b in self.narrow(step).items())
@@ -224,13 +236,19 @@ class World:
         excluded = next(s.exclude for s in recipe.steps if type(s).__name__ == "Quantize")  # type: ignore[attr-defined]
         return 1 - len([n for n in names if n in excluded]) / len(names)
 
-    def notches(self, recipe: Recipe) -> dict[str, int]:
-        ratios: Mapping[str, float] = {}
+    def keeps(self, recipe: Recipe) -> dict[str, float]:
+        found = dict.fromkeys(self.harm, 1.0) | {f"heads {n}": 1.0 for n in self.head_harm}
         for step in recipe.steps:
+            settings: Any = step
             if type(step).__name__ == "PruneChannels":
-                ratios = dict.fromkeys(self.harm, step.ratio) | step.layers  # type: ignore[attr-defined]
-        return {g: notch_of(ratios.get(g, 0.0)) for g in self.harm}
+                ratios = dict.fromkeys(self.harm, settings.ratio) | settings.layers
+                found |= {name: 1 - ratio for name, ratio in ratios.items()}
+            if type(step).__name__ == HEADS:
+                found |= {f"heads {name}": 1 - ratio for name, ratio in settings.layers.items()}
+            if type(step).__name__ == BLOCKS:
+                found |= {f"block {name}": 0.0 for name in settings.blocks}
+        return found
 
-    def forms(self, recipe: Recipe) -> dict[str, int]:
+    def forms(self, recipe: Recipe) -> dict[str, float]:
         steps = [step for step in recipe.steps if type(step).__name__ == PRODUCT]
-        return {name: form_of(r) for step in steps for name, r in step.layers.items()}  # type: ignore[attr-defined]
+        return {name: ratio for step in steps for name, ratio in step.layers.items()}  # type: ignore[attr-defined]

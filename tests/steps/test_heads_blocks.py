@@ -201,6 +201,23 @@ def test_blocks_by_name_and_kept_ones() -> None:
         apply(network("residual"), PruneBlocks(blocks=("blocks.1",)))
 
 
+def test_what_is_left_makes_up_for_a_block_that_is_gone() -> None:
+    model, x = network("residual"), inputs_of("residual", 16)["x"]
+    wanted = outputs(model, x)
+
+    def lost(**settings: Any) -> float:
+        changed, _ = apply(model, PruneBlocks(blocks=("blocks.0",), **settings), x=x)
+        return float((outputs(changed, x) - wanted).square().mean())
+
+    assert lost(recovery="least_squares") < 0.5 * lost()
+
+
+def test_a_layer_to_keep_keeps_its_heads() -> None:
+    for layer in ("first.qkv", "first.proj", "first"):
+        assert "first" not in apply(network("attention"), PruneHeads(0.5), keep=(layer,))[1][0]["removed"]
+    assert "first" in apply(network("attention"), PruneHeads(0.5))[1][0]["removed"]
+
+
 @pytest.mark.parametrize("step", [PruneHeads(0.5), PruneBlocks(0.5)])
 def test_behind_other_forms_it_is_refused(step: Step) -> None:
     with pytest.raises(RecipeError, match="after Quantize; prune first, then quantize"):

@@ -9,7 +9,7 @@ discount, the mean reward taken off as a baseline; an actor climbs the critic; e
 the actor's action, narrower from walk to walk.
 
 Deviations: two hidden layers of 32, not 300, and no target networks, since every reward is a walk's own and nothing is
-bootstrapped; the reward is the damage that a probe tells, negative. Groups alone are chosen from, no products: an
+bootstrapped; the reward is the damage that a probe tells, negative. Groups of channels alone are chosen from: an
 exact allocation (:mod:`.allocate`) needs a probe per group, an agent one per walk, and a hundred walks at least. So the
 search does not use it; it is the control that needs no additivity.
 """
@@ -25,8 +25,7 @@ import numpy as np
 
 from laconic.core import Array
 from laconic.search.costs import Costs
-from laconic.search.space import KEEPS, Allocation
-from laconic.search.structure import notch_of
+from laconic.search.space import CHANNELS, KEEPS, Allocation
 
 _HIDDEN = 32
 _WARM_UP = 20  # walks of random actions
@@ -69,17 +68,17 @@ def _walk(
     costs: Costs, agent: Agent, target: float, random: np.random.Generator, sigma: float | None
 ) -> tuple[Allocation, list[tuple[Array, float]]]:
     """One walk: what it leaves, and each state with the action taken there."""
-    groups = list(costs.space.groups)
-    widest, last = max(costs.space.groups.values()), 0.0
-    notches: dict[str, int] = {}
+    units = {group: costs.space.groups[group].units for group in costs.space.removed_by(CHANNELS)}
+    groups, widest, last = list(units), max(units.values()), 0.0
+    keeps: dict[str, float] = {}
     steps = []
     for i, group in enumerate(groups):
-        rest = dict.fromkeys(groups[i + 1 :], len(KEEPS) - 1)
-        here, alone = costs.of(Allocation(notches)), costs.of(Allocation({group: len(KEEPS) - 1}))
-        behind = here - costs.of(Allocation(notches | rest))
+        rest = dict.fromkeys(groups[i + 1 :], KEEPS[-1])
+        here, alone = costs.of(Allocation(keeps)), costs.of(Allocation({group: KEEPS[-1]}))
+        behind = here - costs.of(Allocation(keeps | rest))
         numbers = [
             i / len(groups),
-            costs.space.groups[group] / widest,
+            units[group] / widest,
             1 - alone,
             1 - here,
             behind,
@@ -88,13 +87,13 @@ def _walk(
         ]
         state = np.array(numbers)
         wish = random.uniform() if sigma is None else _near(agent.action(state), sigma, random)
-        notch = notch_of(wish)
-        while notch + 1 < len(KEEPS) and costs.of(Allocation(notches | {group: notch} | rest)) > target:
+        notch = min(range(len(KEEPS)), key=lambda i: abs(KEEPS[i] - (1 - wish)))
+        while notch + 1 < len(KEEPS) and costs.of(Allocation(keeps | {group: KEEPS[notch]} | rest)) > target:
             notch += 1  # else the groups behind could not make up for it
         last = 1 - KEEPS[notch]
-        notches[group] = notch
+        keeps[group] = KEEPS[notch]
         steps.append((state, last))
-    return Allocation({group: notch for group, notch in notches.items() if notch}), steps
+    return Allocation({group: keep for group, keep in keeps.items() if keep < 1}), steps
 
 
 def _near(mean: float, sigma: float, random: np.random.Generator) -> float:

@@ -16,13 +16,13 @@ from typing import Any, Literal
 import numpy as np
 
 from laconic.search.knapsack import Term
-from laconic.search.space import FACTORED, KEEPS, Allocation, LayerCost, Space
+from laconic.search.space import CHANNELS, FACTORED, Allocation, LayerCost, Space
 
 Curve = Mapping[float, float]
 Objective = Literal["latency", "size", "macs"]
 
-CHANNELS, FORM = "channels", "form"
-"""An allocation's items: (CHANNELS, group) and (FORM, layer)."""
+GROUP, FORM = "group", "form"
+"""What is chosen of: (GROUP, name) and (FORM, layer)."""
 
 _MACS_PER_PARAM = 8.0
 """At batch 1 a weight is read once per sample: so many multiplications cost as much as one byte-sized weight."""
@@ -53,13 +53,13 @@ class Costs:
     def _sum(self, allocation: Allocation) -> float:
         keeps = allocation.keeps
         layers = (
-            self._layer(layer, layer.share(keeps), allocation.forms.get(layer.name, 0)) for layer in self.space.layers
+            self._layer(layer, layer.share(keeps), allocation.forms.get(layer.name, 0.0)) for layer in self.space.layers
         )
         stays = 1 - sum(weight * (1 - keeps.get(group, 1.0)) for group, weight in self._weights().items())
         return sum(layers) + self._rest(stays)
 
-    def _layer(self, layer: LayerCost, share: float, form: int = 0) -> float:
-        product = _at(self.products.get(layer.name, {}), FACTORED[form], 1.0) if form else 1.0
+    def _layer(self, layer: LayerCost, share: float, form: float) -> float:
+        product = _at(self.products.get(layer.name, {}), form, 1.0) if form else 1.0
         return float(_at(self.curves.get(layer.name, {}), share, 0.0) * product)
 
     def _rest(self, stays: float) -> float:
@@ -68,49 +68,50 @@ class Costs:
         return whole - (whole - self.rest[low]) * (1 - stays) / (1 - low) if low < 1 else whole
 
     def _weights(self) -> dict[str, float]:
-        """Each group's share of all groups' values: channels times the places at which its layers run."""
-        values = dict.fromkeys(self.space.groups, 0.0)
+        """Each group of channels' share of all their values: channels times the places at which its layers run."""
+        values = dict.fromkeys(self.space.removed_by(CHANNELS), 0.0)
         for layer in self.space.layers:
-            if layer.gives and layer.params:
-                values[layer.gives] += self.space.groups[layer.gives] * layer.macs / layer.params
+            if layer.gives in values and layer.params:
+                values[layer.gives] += self.space.groups[layer.gives].units * layer.macs / layer.params
         total = sum(values.values())
         return {group: value / total for group, value in values.items()} if total else values
 
     def terms(self, groups: Collection[str], layers: Collection[str]) -> list[Term]:
-        """The cost, over the original's, as terms of an allocation's items: these ``groups``' channels and these
-        ``layers``' forms.
+        """The cost, over the original's, as terms of what is chosen of these ``groups`` and these ``layers``' forms.
 
         A layer that reads several groups costs, by its share of each, what it would if it read that one alone: exact
         where its cost is proportional to its work.
         """
         found = []
         if any(self.rest.values()):
-            weights = self._weights()
-            for group in groups:
-                rest = [weights[group] * (self._rest(keep) - self._rest(1.0)) for keep in KEEPS]
-                found.append(Term(((CHANNELS, group),), np.array(rest)))
+            for group, weight in self._weights().items():
+                if group in groups:
+                    rest = [weight * (self._rest(keep) - self._rest(1.0)) for keep in self.space.groups[group].keeps]
+                    found.append(Term(((GROUP, group),), np.array(rest)))
         for layer in self.space.layers:
             reads = {group: share for group, share in layer.reads.items() if group in groups}
-            gives = layer.gives if layer.gives in groups else None
+            around = [group for group in (layer.gives, layer.inside) if group in groups]
             for read, share in [*reads.items(), (None, 1 - sum(reads.values()))]:
                 if abs(share) > _NONE:
-                    found.append(self._term(layer, gives, read, share, layer.name in layers))
+                    cut = [*around, *([] if read is None else [read])]
+                    found.append(self._term(layer, cut, share, layer.name in layers))
         whole = max(self.whole, _NONE)
         return [Term(term.items, term.cost / whole) for term in found if term.items]
 
-    def _term(self, layer: LayerCost, gives: str | None, read: str | None, share: float, formed: bool) -> Term:
-        """What ``share`` of a layer costs that gives and reads these groups, by what is chosen of them and of it."""
-        groups = list(dict.fromkeys(group for group in (gives, read) if group is not None))
-        left = np.ones([len(KEEPS)] * len(groups))
-        for group in (gives, read):  # a layer that reads what it gives is cut on both sides at once
+    def _term(self, layer: LayerCost, cut: Sequence[str | None], share: float, formed: bool) -> Term:
+        """What ``share`` of a layer costs that is cut by these groups, by what is chosen of them and of it."""
+        groups = [group for group in dict.fromkeys(cut) if group is not None]
+        keeps = {group: self.space.groups[group].keeps for group in groups}
+        left = np.ones([len(keeps[group]) for group in groups])
+        for group in cut:  # a layer that reads what it gives is cut on both sides at once
             if group is not None:
-                axes = [len(KEEPS) if group == other else 1 for other in groups]
-                left = left * np.reshape(KEEPS, axes)
+                left = left * np.reshape(keeps[group], [len(keeps[g]) if g == group else 1 for g in groups])
         cost = share * _at(self.curves.get(layer.name, {}), left, 0.0)
+        items = tuple((GROUP, group) for group in groups)
         if not formed:
-            return Term(tuple((CHANNELS, group) for group in groups), cost)
+            return Term(items, cost)
         product = _at(self.products[layer.name], np.array(FACTORED), 1.0)
-        return Term((*((CHANNELS, group) for group in groups), (FORM, layer.name)), cost[..., None] * product)
+        return Term((*items, (FORM, layer.name)), cost[..., None] * product)
 
 
 def _at(curve: Curve, x: Any, otherwise: float) -> Any:
@@ -136,8 +137,9 @@ def tabulated(
     widths: Mapping[float, Mapping[str, float]],
     products: Mapping[float, Mapping[str, float]] | None = None,
 ) -> Costs | None:
-    """Costs from tables of named parts, a layer's among them: of the network in which every group keeps a share of its
-    channels (``widths``, 1.0 among them), and of the one whose factorable layers lose a share of their MACs.
+    """Costs from tables of named parts, a layer's among them: of the network in which every group of channels keeps a
+    share (``widths``, 1.0 among them), and of the one whose factorable layers lose a share of their MACs. Layers that
+    lose as much of their work in another way are taken to cost as much.
 
     None where too little of the whole is told to be in the layers.
     """
@@ -145,9 +147,9 @@ def tabulated(
     parts = {keep: _by_layer(table, names) for keep, table in widths.items()}
     if sum(parts[1.0].values()) < _LEAST_TOLD * sum(widths[1.0].values()):
         return None
-    curves = {}
+    curves, channels = {}, space.removed_by(CHANNELS)
     for layer in space.layers:
-        shares = {keep: layer.share(dict.fromkeys(space.groups, keep)) for keep in sorted(parts, reverse=True)}
+        shares = {keep: layer.share(dict.fromkeys(channels, keep)) for keep in sorted(parts, reverse=True)}
         points = {share: parts[keep][layer.name] for keep, share in shares.items()}
         costs = np.minimum.accumulate(list(points.values()))  # less never costs more: that is noise
         curves[layer.name] = {0.0: 0.0, **dict(zip(points, map(float, costs), strict=True))}

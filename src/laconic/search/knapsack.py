@@ -85,12 +85,22 @@ def least_damage(
 
 
 def _combine(program: _Program, term: Term, of_item: Mapping[Any, Sequence[int]]) -> None:
-    """A variable for each combination of the term's items' choices; those that hold a choice add up to it."""
-    columns = np.array([program.variable(0.0, float(price)) for price in term.cost.flat]).reshape(term.cost.shape)
+    """A variable for each combination of the term's items' choices; those that hold a choice add up to it.
+
+    Combinations with a choice that makes the whole term cost nothing, as a block's that is gone, need none of their
+    own: what they would hold of the other items' choices is a variable for each."""
+    nothing = [np.all(np.moveaxis(term.cost, axis, 0).reshape(n, -1) == 0, 1) for axis, n in enumerate(term.cost.shape)]
+    free = [axis for axis, of_axis in enumerate(nothing) if of_axis.any()]
+    alone = free[0] if len(free) == 1 else None
+    told = [np.flatnonzero(~nothing[axis]) if axis == alone else np.arange(n) for axis, n in enumerate(term.cost.shape)]
+    costs = term.cost[np.ix_(*told)]
+    columns = np.array([program.variable(0.0, float(price)) for price in costs.flat]).reshape(costs.shape)
     for axis, item in enumerate(term.items):
-        for i, own in enumerate(of_item[item]):
-            held = [(int(column), 1.0) for column in columns.take(i, axis).flat]
-            program.require([*held, (own, -1.0)], 0, 0)
+        for place, i in enumerate(told[axis]):
+            held = [(int(column), 1.0) for column in columns.take(place, axis).flat]
+            if alone not in (None, axis):
+                held.append((program.variable(0.0, 0.0), 1.0))
+            program.require([*held, (of_item[item][i], -1.0)], 0, 0)
 
 
 class _Program:

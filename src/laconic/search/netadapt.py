@@ -1,9 +1,9 @@
 """Cut after cut, each where it loses least for the same saving: NetAdapt (Yang et al. 2018, arXiv 1804.03230).
 
-Every round must save a share of the cost. For each group of channels, and each layer that can become a product, the
-least cut that saves so much is a proposal; the proposal that loses least is taken (the paper's algorithm 1). The cost
-is whatever :class:`.costs.Costs` hold: milliseconds from tables, MACs, modelled energy. With energy it is near the
-order of Yang, Chen and Sze (2017, arXiv 1611.05128), which cuts first where most energy is.
+Every round must save a share of the cost. For each group of channels or heads, each block and each layer that can
+become a product, the least cut that saves so much is a proposal; the proposal that loses least is taken (the paper's
+algorithm 1). The cost is whatever :class:`.costs.Costs` hold: milliseconds from tables, MACs, modelled energy. With
+energy it is near the order of Yang, Chen and Sze (2017, arXiv 1611.05128), which cuts first where most energy is.
 
 Deviations: a proposal is judged by what it loses for what it saves, since one group may save several times what was
 asked and one layer just enough (taken by the loss alone, a ResNet-20 was cut in the wrong places). The paper probes
@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from laconic.search.allocate import Damage
 from laconic.search.costs import Costs
-from laconic.search.space import FACTORED, KEEPS, Allocation
+from laconic.search.space import FACTORED, Allocation
 
 _PROBED = 3
 
@@ -33,10 +33,11 @@ def netadapt(
     """Allocations, each cheaper than the one before by ``saving`` of the original's cost at the least, until nothing
     more can be cut. ``probe`` gives the damage of a whole allocation, or None where it cannot be had."""
     current = start
-    lost = (probe(start) or 0.0) if start.notches or start.forms else 0.0
+    lost = (probe(start) or 0.0) if start.keeps or start.forms else 0.0
     while True:
         cost, before = costs.of(current), damage.of(current)
-        found = [next((cut for cut in cuts if costs.of(cut) <= cost - saving), None) for cuts in _cuts(current, damage)]
+        proposed = _cuts(current, costs, damage)
+        found = [next((cut for cut in cuts if costs.of(cut) <= cost - saving), None) for cuts in proposed]
         saved = [(cut, cost - costs.of(cut)) for cut in found if cut is not None]
         likely = sorted(saved, key=lambda pair: (damage.of(pair[0]) - before) / pair[1])[:_PROBED]
         probed = [(after, cut, saves) for cut, saves in likely if (after := probe(cut)) is not None]
@@ -46,11 +47,11 @@ def netadapt(
         yield current
 
 
-def _cuts(current: Allocation, damage: Damage) -> Iterator[Iterator[Allocation]]:
+def _cuts(current: Allocation, costs: Costs, damage: Damage) -> Iterator[Iterator[Allocation]]:
     """Of each group and layer, ever deeper cuts."""
     for group in damage.groups:
-        deeper = range(current.notches.get(group, 0) + 1, len(KEEPS))
-        yield (replace(current, notches={**current.notches, group: notch}) for notch in deeper)
+        less = [keep for keep in costs.space.groups[group].keeps if keep < current.keeps.get(group, 1.0)]
+        yield (replace(current, keeps={**current.keeps, group: keep}) for keep in less)
     for layer in damage.layers:
-        deeper = range(current.forms.get(layer, 0) + 1, len(FACTORED))
-        yield (replace(current, forms={**current.forms, layer: form}) for form in deeper)
+        more = [form for form in FACTORED if form > current.forms.get(layer, 0.0)]
+        yield (replace(current, forms={**current.forms, layer: form}) for form in more)

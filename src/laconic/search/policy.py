@@ -5,10 +5,10 @@ ledger are returned at once, so the same ledger leads to the same next recipe: t
 and seed. ``evaluate`` raises :class:`BudgetSpentError` when the budget has ended, wherever the story then is.
 
 The story: integers first (a valid package within the first minute), in several forms, the *tails* of later recipes,
-where the size counts also with fewer bits for each layer than 8, as few as the floor allows; then channels are removed
-and layers written as products until the floor is missed (:mod:`.structure`), with every tail, since a layer that was
-worth its integers may not be when it has fewer channels; then single notches around the best; then the same with twice
-the training, for as long as the budget lasts.
+where the size counts also with fewer bits for each layer than 8, as few as the floor allows; then channels, heads and
+blocks are removed and layers written as products until the floor is missed (:mod:`.structure`), with every tail, since
+a layer that was worth its integers may not be when it has fewer channels; then single notches around the best; then the
+same with twice the training, for as long as the budget lasts.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from laconic.search.choose import Judge
 from laconic.search.costs import counted
 from laconic.search.knapsack import Choices, least_damage
 from laconic.search.precision import FLOAT, exchanged, near, sensitivities, sizes, with_bits
-from laconic.search.space import FACTORED, KEEPS, Allocation, Space
-from laconic.search.structure import Structure, form_of, notch_of
+from laconic.search.space import BLOCKS, CHANNELS, FACTORED, HEADS, Allocation, Space
+from laconic.search.structure import Structure
 from laconic.search.tools import Tail, Tools
 
 RANGES = ("mse", "percentile", "minmax")
@@ -38,6 +38,7 @@ EFFORTS = (1.0, 2.0, 4.0)
 _TRIALS_PER_BUDGET = 12
 _TRAINING_S = 30.0  # a trial's training where the budget is counted in trials
 _LONGEST_EPOCHS = 20.0
+_ROUNDED = 1e-4  # what ratios in recipes are rounded by, and more
 _TEACHER = 0.25  # of the price of training the original: one pass of four, a backward pass costing two
 
 
@@ -279,9 +280,13 @@ def neighbours(recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Cal
 
 def _moves(step: Step, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Step]:
     settings: Any = step
-    if type(step).__name__ in ("PruneChannels", *(layer.factors for layer in space.factorable)):
+    if type(step).__name__ in (CHANNELS, HEADS, *(layer.factors for layer in space.factorable)):
+        named = space.removed_by(type(step).__name__)
         for name, ratio in _by_saving(step, space, goal):
-            yield _with(step, layers=dict(settings.layers) | {name: round(ratio, 5)})
+            yield _with(step, layers=dict(settings.layers) | {named.get(name, name): round(ratio, 5)})
+    elif type(step).__name__ == BLOCKS:
+        for name, _ in _by_saving(step, space, goal):
+            yield _with(step, blocks=(*settings.blocks, space.groups[name].name))
     elif type(step).__name__ == "Quantize":
         for name in settings.exclude:
             yield _with(step, exclude=tuple(n for n in settings.exclude if n != name))
@@ -316,20 +321,27 @@ def _harm(trial: Trial) -> tuple[float, float]:
 
 def _by_saving(step: Step, space: Space, goal: Goal) -> list[tuple[str, float]]:
     """The groups, or layers, that can go one notch further, with the ratio that this is; what saves most first."""
+    technique, costs = type(step).__name__, counted(space, goal.minimize)
+    groups = space.removed_by(technique)
+    layers = {layer.name: layer.name for layer in space.factorable if layer.factors == technique}
+    now = _ratios(step, groups or layers)
+    found = []
+    for name, ratio in now.items():
+        choices = [1 - keep for keep in space.groups[name].keeps] if groups else FACTORED
+        further = next((choice for choice in choices if choice > ratio + _ROUNDED), None)
+        if further is not None:
+            ratios = {**now, name: further}
+            made = Allocation({n: 1 - r for n, r in ratios.items()}) if groups else Allocation(forms=ratios)
+            found.append((costs.of(made), name, further))
+    return [(name, further) for _, name, further in sorted(found)]
+
+
+def _ratios(step: Step, named: Mapping[str, str]) -> dict[str, float]:
+    """What a step removes of each, by its key."""
     settings: Any = step
-    if type(step).__name__ == "PruneChannels":
-        now = {group: notch_of(settings.layers.get(group, settings.ratio)) for group in space.groups}
-        further = {name: i + 1 for name, i in now.items() if i + 1 < len(KEEPS)}
-        made = {name: (Allocation({**now, name: i}), 1 - KEEPS[i]) for name, i in further.items()}
-    else:
-        mine = [layer.name for layer in space.factorable if layer.factors == type(step).__name__]
-        now = {name: form_of(settings.layers.get(name, 0.0)) for name in mine}
-        further = {name: i + 1 for name, i in now.items() if i + 1 < len(FACTORED)}
-        made = {name: (Allocation(forms={**now, name: i}), FACTORED[i]) for name, i in further.items()}
-    costs = counted(space, goal.minimize)
-    return sorted(
-        ((n, ratio) for n, (_, ratio) in made.items()), key=lambda pair: (costs.of(made[pair[0]][0]), pair[0])
-    )
+    if type(step).__name__ == BLOCKS:
+        return {key: float(name in settings.blocks) for key, name in named.items()}
+    return {key: settings.layers.get(name, getattr(step, "ratio", 0.0)) for key, name in named.items()}
 
 
 def _with(step: Step, **settings: object) -> Step:

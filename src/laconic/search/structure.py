@@ -1,4 +1,4 @@
-"""How much of the structure goes: channels of groups, and layers written as products, until the floor is missed.
+"""How much of the structure goes until the floor is missed: channels, heads, blocks, and layers written as products.
 
 Probes tell what each costs in accuracy, tables what it saves; an allocation at a cost is solved exactly, recovered by
 least squares, trained where that is allowed, and measured. The cost falls until the floor is missed, is bisected, and
@@ -18,11 +18,11 @@ from laconic.search.allocate import Allocator, Damage
 from laconic.search.choose import Judge
 from laconic.search.costs import Costs, counted, tabulated
 from laconic.search.netadapt import netadapt
-from laconic.search.space import FACTORED, KEEPS, PROBED, PROBED_FORMS, Allocation, Space
+from laconic.search.space import BLOCKS, CHANNELS, FACTORED, HEADS, PROBED_FORMS, Allocation, Space
 from laconic.search.tools import Tail, Tools
 
 TIMED_KEEPS = (3 / 4, 1 / 2, 1 / 4)
-"""The shares of all groups' channels at which layers are timed."""
+"""The shares of all channels at which layers are timed."""
 _RECOVERY = "least_squares"
 _LEAST_COST = 0.01
 _LEAST_WORTH = 0.01  # of the whole cost: what cannot save so much is left as it is
@@ -49,12 +49,15 @@ class Structure:
     # ---------------------------------------------------------------------------------------------------------- recipes
 
     def steps(self, allocation: Allocation) -> Tail:
-        """An allocation as steps: channels first, then the products of what is left."""
+        """An allocation as steps: heads and channels first, then the products of what is left. Blocks go last, since
+        groups are named after layers that may be in one."""
         made: list[Step] = []
-        if allocation.notches:
-            ratios = {group: round(1 - KEEPS[notch], 5) for group, notch in allocation.notches.items()}
-            made.append(self.tools.steps["PruneChannels"](layers=ratios, recovery=_RECOVERY))
-        forms = {name: round(FACTORED[form], 5) for name, form in allocation.forms.items()}
+        for technique in (HEADS, CHANNELS):
+            named = self.space.removed_by(technique)
+            ratios = {name: round(1 - allocation.keeps[k], 5) for k, name in named.items() if k in allocation.keeps}
+            if ratios:
+                made.append(self.tools.steps[technique](layers=ratios, recovery=_RECOVERY))
+        forms = {name: round(form, 5) for name, form in allocation.forms.items()}
         for technique in sorted({layer.factors for layer in self.space.factorable if layer.factors}):
             mine = {
                 one.name: forms[one.name]
@@ -63,6 +66,9 @@ class Structure:
             }
             if mine:
                 made.append(self.tools.steps[technique](layers=mine))
+        blocks = tuple(name for key, name in self.space.removed_by(BLOCKS).items() if key in allocation.keeps)
+        if blocks:
+            made.append(self.tools.steps[BLOCKS](blocks=blocks, recovery=_RECOVERY))
         return tuple(made)
 
     def _recipe(self, allocation: Allocation, tail: Tail, effort: float) -> Tail:
@@ -83,16 +89,16 @@ class Structure:
         whole = self.tools.layer_times(Recipe(self.tail)) if self.goal.minimize == "latency" else {}
         if not whole:
             return counted(self.space, self.goal.minimize)
-        prune = self.tools.steps["PruneChannels"]
+        prune = self.tools.steps[CHANNELS]
         widths = {1.0: whole} | {
             keep: times
             for keep in TIMED_KEEPS
-            if self.space.groups and (times := self._times(prune(ratio=1 - keep, recovery=_RECOVERY)))
+            if self.space.removed_by(CHANNELS) and (times := self._times(prune(ratio=1 - keep, recovery=_RECOVERY)))
         }
         names = [layer.name for layer in self.space.factorable]
         products = {
-            FACTORED[form]: times
-            for form in map(FACTORED.index, PROBED_FORMS)
+            form: times
+            for form in PROBED_FORMS
             if names and (times := self._times(*self.steps(Allocation(forms=dict.fromkeys(names, form)))))
         }
         return tabulated(self.space, widths, products) or counted(self.space, self.goal.minimize)
@@ -106,19 +112,16 @@ class Structure:
         """Each group alone, recovered by least squares, and each layer alone as a product; those that are worth it."""
         few = not self.space.trainable
         groups = {
-            name: {
-                ratio: self._lost(Allocation({name: KEEPS.index(1 - ratio)})) for ratio in PROBED[: 1 if few else None]
-            }
-            for name in self.space.groups
-            if self._worth(Allocation({name: len(KEEPS) - 1}))
+            name: {1 - keep: self._lost(Allocation({name: keep})) for keep in group.probed(few)}
+            for name, group in self.space.groups.items()
+            if self._worth(Allocation({name: group.keeps[-1]}))
         }
         layers = {
             layer.name: {
-                ratio: self._lost(Allocation(forms={layer.name: FACTORED.index(ratio)}))
-                for ratio in PROBED_FORMS[: 1 if few else None]
+                form: self._lost(Allocation(forms={layer.name: form})) for form in PROBED_FORMS[: 1 if few else None]
             }
             for layer in self.space.factorable
-            if self._worth(Allocation(forms={layer.name: len(FACTORED) - 1}))
+            if self._worth(Allocation(forms={layer.name: FACTORED[-1]}))
         }
         return Damage(groups, layers)
 
@@ -187,13 +190,3 @@ class Structure:
         found = self._holding(allocation, tails, effort)
         self.behind ^= not found
         return found
-
-
-def notch_of(ratio: float) -> int:
-    """The notch that is nearest to removing ``ratio``."""
-    return min(range(len(KEEPS)), key=lambda i: abs(KEEPS[i] - (1 - ratio)))
-
-
-def form_of(ratio: float) -> int:
-    """The form that is nearest to saving ``ratio``."""
-    return min(range(len(FACTORED)), key=lambda i: abs(FACTORED[i] - ratio))

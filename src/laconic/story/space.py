@@ -1,4 +1,4 @@
-"""What of a model can be chosen, as the search is told it: groups of channels, layers with their costs, the target."""
+"""What of a model can be chosen, as the search is told it: channels, heads, blocks, layers and costs, the target."""
 
 from __future__ import annotations
 
@@ -11,18 +11,33 @@ from torch import Tensor, nn
 from laconic import surgery
 from laconic.core import JsonObject, Traits
 from laconic.profile import profile
+from laconic.steps.prune.blocks import removable_blocks
 from laconic.steps.prune.groups import coupling
+from laconic.steps.prune.heads import removable_heads
 
 _LEAST_CHANNELS = 8
+_HEADS, _BLOCK = "heads of {}", "block {}"
 
 
 def space(model: nn.Module, inputs: Mapping[str, Tensor], keep: Sequence[str], traits: Traits) -> JsonObject:
     """Read by :meth:`laconic.search.space.Space.of`; ``inputs`` are one sample."""
     coupled = coupling(copy.deepcopy(model), inputs, keep)
+    heads = removable_heads(model, inputs, keep)
+    blocks = removable_blocks(model, inputs, keep)
+    gives = {name: group.name for group in coupled.groups for name in group.layers}
+    gives |= {layer: _HEADS.format(name) for name, one in heads.items() for layer in one.giving}
+    reads = {one.out: {_HEADS.format(name): 1.0} for name, one in heads.items()}
     whole = profile(model, inputs)
     rows = {row.name: row for row in whole.layers}
     return {
-        "groups": [[group.name, group.channels] for group in coupled.groups],
+        "groups": [
+            *([group.name, {"units": group.channels, "step": "PruneChannels"}] for group in coupled.groups),
+            *(
+                [_HEADS.format(name), {"units": one.groups, "step": "PruneHeads", "name": name}]
+                for name, one in heads.items()
+            ),
+            *([_BLOCK.format(name), {"units": 1, "step": "PruneBlocks", "name": name}] for name in blocks),
+        ],
         "left_whole": coupled.left_whole,
         "layers": [
             {
@@ -30,9 +45,10 @@ def space(model: nn.Module, inputs: Mapping[str, Tensor], keep: Sequence[str], t
                 "kind": "linear" if isinstance(layer, nn.Linear) else "conv",
                 "macs": rows[name].macs,
                 "params": rows[name].params,
-                "gives": next((g.name for g in coupled.groups if name in g.layers), None),
-                "reads": {g.name: g.readers[name] for g in coupled.groups if name in g.readers},
+                "gives": gives.get(name),
+                "reads": {g.name: g.readers[name] for g in coupled.groups if name in g.readers} | reads.get(name, {}),
                 "factors": None if surgery.matches(name, keep) else factors(model, layer),
+                "inside": next((_BLOCK.format(block) for block in blocks if name.startswith(f"{block}.")), None),
             }
             for name, layer in surgery.weighted_layers(model).items()
             if name in rows

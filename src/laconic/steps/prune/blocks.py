@@ -2,22 +2,26 @@
 
 A block that adds something to what it reads, and gives a tensor of that shape, may be left out (Veit, Wilber and
 Belongie 2016, arXiv 1605.06431). The block whose absence changes the network's output least on calibration samples,
-E|y' - y|^2 / E|y|^2, goes first; then the next, of the network without it.
+E|y' - y|^2 / E|y|^2, goes first; then the next, of the network without it. What is left can be fitted to what the
+whole network gave (:mod:`.recover`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from laconic import surgery
 from laconic.core import Context, Facts, Task
 from laconic.errors import RecipeError, TrialError
 from laconic.fake_quantize import attached
+from laconic.steps.prune.recover import follow, least_squares
 from laconic.steps.quantize.observe import calibration_inputs
 from laconic.steps.settings import check_types
 
@@ -25,10 +29,11 @@ from laconic.steps.settings import check_types
 @dataclass(frozen=True)
 class PruneBlocks:
     """Leave out the ``blocks`` that are named, and others until a fraction ``ratio`` of all residual blocks is gone, 0
-    up to, not including, 1."""
+    up to, not including, 1. ``recovery``: least_squares fits every layer that is left."""
 
     ratio: float = 0.0
     blocks: tuple[str, ...] = ()
+    recovery: Literal["none", "least_squares"] = "none"
 
     version: ClassVar[int] = 1
 
@@ -45,15 +50,13 @@ class PruneBlocks:
             return model, {"removed": [], "changes": {}}
         inputs = calibration_inputs(task)
         model.eval()
-        layers = list(surgery.weighted_layers(model))
-        kept = [name for name in layers if surgery.matches(name, context.keep)]
-        found = residual_blocks(model, {name: x[:2] for name, x in inputs.items()})
-        free = [block for block in found if not any(name.startswith(f"{block}.") for name in kept)]
+        free = removable_blocks(model, {name: x[:2] for name, x in inputs.items()}, context.keep)
         for block in self.blocks:
             if block not in free:
                 wanted = f"one of {', '.join(free)}" if free else "none, there is no residual block"
                 raise RecipeError("PruneBlocks of what is no residual block", got=block, wanted=wanted)
-        removed, changes = list(self.blocks), {}
+        original = None if self.recovery == "none" else copy.deepcopy(model)
+        removed, changes = list(self.blocks), dict[str, float]()
         for block in removed:
             surgery.set_module(model, block, Passed())
         wanted_outputs = _outputs(model, inputs)
@@ -64,7 +67,12 @@ class PruneBlocks:
             removed.append(least)
             changes[least] = round(costs[least], 6)
             context.progress(f"without {least}", len(removed) / len(free))
-        return model, {"removed": removed, "changes": changes}
+        facts: Facts = {"removed": removed, "changes": changes}
+        if original is not None:
+            plain = [n for n, x in surgery.weighted_layers(model).items() if not parametrize.is_parametrized(x)]
+            fitted = [name for name in plain if not surgery.matches(name, context.keep)]
+            facts |= follow(original, model, dict.fromkeys(fitted, least_squares), {}, task, context)
+        return model, facts
 
     def restore(self, model: Any, facts: Facts) -> Any:
         for block in facts["removed"]:
@@ -77,6 +85,13 @@ class Passed(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return x
+
+
+def removable_blocks(model: nn.Module, example: Mapping[str, Tensor], keep: Sequence[str]) -> list[str]:
+    """The residual blocks that hold none of the layers to keep."""
+    kept = [name for name in surgery.weighted_layers(model) if surgery.matches(name, keep)]
+    found = residual_blocks(model, example)
+    return [block for block in found if not any(name.startswith(f"{block}.") for name in kept)]
 
 
 def residual_blocks(model: nn.Module, example: Mapping[str, Tensor]) -> list[str]:

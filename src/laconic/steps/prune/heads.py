@@ -61,15 +61,13 @@ class PruneHeads:
             return model, {"removed": {}, "left_whole": {}}
         batch = task.train.read([0, 1])
         example = {name: torch.as_tensor(x) for name, x in batch.inputs.items()}
-        found = {name: a for name, a in find(model.eval()).items() if not surgery.matches(name, context.keep)}
+        found = _free(model.eval(), context.keep)
         surgery.require_matches("layers of PruneHeads", self.layers, list(found))
         counts = {name: round(self._ratio(name) * a.groups) for name, a in found.items()}
         counts = {name: min(count, found[name].groups - 1) for name, count in counts.items()}
         _check_form(model, [found[name] for name, count in counts.items() if count])
         tried = [name for name, count in counts.items() if count]
-        left_whole = dict.fromkeys(
-            failing(tried, lambda names: _can_go(model, [found[name] for name in names], example)), _MIXED
-        )
+        left_whole = dict.fromkeys(_failing(model, {name: found[name] for name in tried}, example), _MIXED)
         chosen = {name: found[name] for name, count in counts.items() if count and name not in left_whole}
         original = None if self.recovery == "none" else copy.deepcopy(model)
         removed, kept = {}, {}
@@ -111,6 +109,26 @@ class PruneHeads:
                 cut = Cut(torch.arange(rows), rows, torch.arange(columns), columns // readers[out].groups)
                 scores[readers[out].name] = criterion.score([Part(evidence, cut)], generator)
         return {name: scores[name] for name in chosen}
+
+
+def removable_heads(model: nn.Module, example: Mapping[str, Tensor], keep: Sequence[str]) -> dict[str, Attention]:
+    """The attention modules, by name, of which heads can go."""
+    found = {name: a for name, a in _free(model, keep).items() if a.groups > 1}
+    fails = _failing(model, found, example)
+    return {name: attention for name, attention in found.items() if name not in fails}
+
+
+def _free(model: nn.Module, keep: Sequence[str]) -> dict[str, Attention]:
+    return {
+        name: attention
+        for name, attention in find(model).items()
+        if not any(surgery.matches(one, keep) for one in (name, *attention.giving, attention.out))
+    }
+
+
+def _failing(model: nn.Module, found: Mapping[str, Attention], example: Mapping[str, Tensor]) -> list[str]:
+    """Those that cannot lose a head."""
+    return failing(list(found), lambda names: _can_go(model, [found[name] for name in names], example))
 
 
 def _check_form(model: nn.Module, chosen: Sequence[Attention]) -> None:
