@@ -146,7 +146,7 @@ class Structure:
     def descend(self, tails: Sequence[Tail], held: float, effort: float) -> float:
         """Lower the cost from ``held`` while the floor holds, then bisect (in the logarithm) between the last cost at
         which it held and the first at which it did not, and cut on from there; returns the lowest at which it held."""
-        stride = 0.5 if self.space.trainable else 0.9
+        stride = 0.5 if self.space.trainable else 0.8
         missed, level = 0.0, held * (stride if effort == 1 else stride**0.5)
         leading, last = tails[:1], Allocation()
         while level >= _LEAST_COST and not missed:
