@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "newer": (lambda: changed(4, 2), "was packed by a newer laconic: got version 2, wanted at most 1; update laconic"),
     "version 0": (lambda: changed(4, 0), "is damaged"),
     "a flag that there is not": (lambda: changed(5, 2), "states a size that cannot be"),
-    "a wrong hash": (lambda: changed(20, PACKED[20] ^ 1), "what it decodes to is not what was packed"),
+    "a wrong hash": (lambda: changed(12, PACKED[12] ^ 1), "what it decodes to is not what was packed"),
     "a bit, and the check sum of it": (lambda: changed(70, PACKED[70] ^ 1), "is damaged"),
     "a size that lies": (lambda: checked(PACKED[:7] + b"\xff\xff\xff\xff\x07" + PACKED[9:-4]), "states a size that"),
     "a size that ends nowhere": (lambda: checked(PACKED[:7] + b"\xff" * 9), "is damaged"),

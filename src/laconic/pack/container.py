@@ -8,7 +8,7 @@ offset   bytes
 7        n      suffix, ASCII
          1-9    bytes of the decoded file, a varint
          1-9    bytes of the structure, a varint
-         32     SHA-256 of the decoded file
+         8      the first of the SHA-256 of the decoded file
          ...    the arithmetic coder's bytes: the structure, then the weights in its order
 -4       4      CRC-32 of all bytes before, little-endian
 """
@@ -32,7 +32,7 @@ MAGIC, VERSION = b"\x89LAC", 1
 RATIO, ALLOWANCE = 4096, 2**20
 """A packed file of n bytes decodes to at most RATIO * n + ALLOWANCE bytes; one that could be smaller is filled up."""
 MOST_BYTES, MOST_PARTS = 2**31, 2**16
-_TAIL = 4
+_TAIL, _CHECK = 4, 8
 _ONNX = 255
 
 
@@ -81,7 +81,7 @@ def pack(content: bytes, suffix: str) -> Packed:
     found = _weights(content, suffix)
     structure = b"".join(_between(content, found))
     head = MAGIC + bytes([VERSION, bool(found)]) + _suffix(suffix)
-    head += _varint(len(content)) + _varint(len(structure)) + hashlib.sha256(content).digest()
+    head += _varint(len(content)) + _varint(len(structure)) + _check(content)
     known = _hints(content) if found else {}
     stream = Stream.writing()
     general.write(stream, structure)
@@ -108,12 +108,17 @@ def unpack(packed: bytes, name: str = "the file") -> Unpacked:
         content = b"".join(_whole(structure, stream, head)) if head.apart else structure
     except (CorruptError, MalformedError) as error:
         raise ModelError(f"{name} is damaged: {error}", fix="get it again, or export it again") from error
-    if hashlib.sha256(content).digest() != head.sha256:
+    if _check(content) != head.check:
         raise ModelError(
             f"{name} is damaged: what it decodes to is not what was packed", fix="get it again, or export it again"
         )
     payload = len(packed) - head.size - _TAIL - (before - AHEAD) if head.apart else 0
     return Unpacked(content, head.suffix, payload)
+
+
+def structure_of(content: bytes, suffix: str) -> bytes:
+    """What a file is but for its weights."""
+    return b"".join(_between(content, _weights(content, suffix)))
 
 
 def pack_file(source: Path) -> Packed:
@@ -130,6 +135,12 @@ def unpack_file(path: Path) -> Unpacked:
     if not path.is_file():
         raise ModelError("no such packed model", got=str(path), wanted=f"a {PACKED} file")
     return unpack(path.read_bytes(), str(path))
+
+
+def _check(content: bytes) -> bytes:
+    """What tells a file that was decoded wrongly. It guards against accidents: who forges a file can forge this with
+    it, so the whole hash is in the manifest of the package, not here."""
+    return hashlib.sha256(content).digest()[:_CHECK]
 
 
 def _weights(content: bytes, suffix: str) -> list[Part]:
@@ -178,7 +189,7 @@ class _Head:
     suffix: str
     whole: int
     structure: int
-    sha256: bytes
+    check: bytes
     size: int
 
     @classmethod
@@ -203,7 +214,7 @@ class _Head:
             length = reader.take(1)[0]
             suffix = ".onnx" if length == _ONNX else reader.take(length).decode("ascii")
             whole, structure = reader.varint(), reader.varint()
-            sha256 = reader.take(32)
+            check = reader.take(_CHECK)
         except (EOFError, UnicodeDecodeError):
             raise damaged from None
         most = min(MOST_BYTES, RATIO * len(packed) + ALLOWANCE)
@@ -212,7 +223,7 @@ class _Head:
             raise ModelError(
                 f"{name} states a size that cannot be", got=got, wanted=f"at most {most}", fix="get it again"
             )
-        return cls(bool(apart), suffix, whole, structure, sha256, reader.at)
+        return cls(bool(apart), suffix, whole, structure, check, reader.at)
 
 
 @dataclass

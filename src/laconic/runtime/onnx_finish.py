@@ -10,6 +10,7 @@ exporter's metadata is gone.
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import onnx_ir as ir
@@ -26,6 +27,7 @@ def finish(model: ir.Model) -> None:
     """Bring an exported graph into the form that the runtimes turn into integer kernels; in place."""
     _fold_padding(model.graph)
     _name_global_pooling(model.graph)
+    _name_flatten(model.graph)
     _drop_clamps(model.graph)
     for node in list(model.graph):
         if node.op_type == "DequantizeLinear":
@@ -181,6 +183,23 @@ def _name_global_pooling(graph: ir.Graph) -> None:
         last = chain[-1].outputs[0]
         last.shape, last.type, last.name = node.outputs[0].shape, node.outputs[0].type, node.outputs[0].name
         ir.convenience.replace_nodes_and_values(graph, node, [node], chain, node.outputs, [last])
+
+
+def _name_flatten(graph: ir.Graph) -> None:
+    """A Reshape of all axes but the first to one is Flatten: it needs no shape."""
+    for node in list(graph):
+        source, shape = node.inputs[0] if node.inputs else None, None
+        if node.op_type == "Reshape" and node.inputs[1] is not None:
+            shape = constant_of(node.inputs[1])
+        if source is None or source.shape is None or shape is None or len(shape) != 2 or len(source.shape) < 2:
+            continue
+        sizes = [size for size in source.shape[1:] if isinstance(size, int)]
+        whole = len(sizes) == len(source.shape) - 1 and math.prod(sizes) == shape[1] > 0
+        if whole and shape[0] in (-1, source.shape[0]):
+            flatten = _like(ir.node("Flatten", [source]), node)
+            last, old = flatten.outputs[0], node.outputs[0]
+            last.shape, last.type, last.name = old.shape, old.type, old.name
+            ir.convenience.replace_nodes_and_values(graph, node, [node], [flatten], [old], [last])
 
 
 def _name_linear(graph: ir.Graph, conv: ir.Node) -> None:

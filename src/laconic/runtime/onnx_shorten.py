@@ -9,20 +9,20 @@ fuse after the last value, so a batch norm or an activation fused to a layer goe
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
+import onnx
 import onnx_ir as ir
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul", "MatMulNBits"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-_DEFAULTS: dict[str, dict[str, object]] = {
-    "Conv": {"group": 1, "auto_pad": "NOTSET"},
-    "Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0},
-    "QuantizeLinear": {"axis": 1, "saturate": 1},
-    "DequantizeLinear": {"axis": 1},
-}
-"""What these attributes are when they are not given."""
+_EVERYWHERE = {"strides": 1, "dilations": 1, "pads": 0}
+"""What these are along every axis when they are not given: of convolutions and pooling a schema says it in words only."""
+_FREE, _BATCH = re.compile(r"s\d+"), "batch"  # the exporter numbers the one free size
+_COUNTED = re.compile(r"val_\d+")
+"""Constants that the exporter numbered: its number depends on all of the graph."""
 
 
 def shorten(model: ir.Model) -> None:
@@ -36,13 +36,13 @@ def shorten(model: ir.Model) -> None:
         for i, value in enumerate(node.outputs):
             if id(value) not in ends:
                 value.name, value.shape, value.type = f"{node.name}:{i}", None, None
-        for name, usual in _DEFAULTS.get(node.op_type, {}).items():
-            if name in node.attributes and node.attributes[name].value == usual:
-                del node.attributes[name]
+        _drop_defaults(node, model.opset_imports)
         node.metadata_props.clear()
         node.doc_string = None
     _rename_constants(graph)
     for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        if value.shape is not None:
+            value.shape = ir.Shape(_BATCH if _FREE.fullmatch(str(size)) else size for size in value.shape)
         value.metadata_props.clear()
         value.doc_string = None
     model.functions.clear()
@@ -50,6 +50,26 @@ def shorten(model: ir.Model) -> None:
     graph.metadata_props.clear()
     graph.doc_string = model.doc_string = None
     graph.name = "laconic"
+    model.producer_name = model.producer_version = None
+
+
+def _drop_defaults(node: ir.Node, opsets: Mapping[str, int]) -> None:
+    """Drop the attributes that are what the operator's schema takes when they are not given."""
+    if not onnx.defs.has(node.op_type, opsets.get(node.domain, 1), node.domain):
+        return
+    schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+    for name, attribute in list(node.attributes.items()):
+        if name not in schema.attributes or attribute.is_ref():
+            continue
+        usual = schema.attributes[name].default_value
+        if usual.type != onnx.AttributeProto.UNDEFINED:
+            needless = ir.from_proto(usual).value == attribute.value
+        else:
+            needless = name in _EVERYWHERE and set(attribute.as_ints()) == {_EVERYWHERE[name]}
+        if needless:
+            del node.attributes[name]
+    if node.op_type == "Conv":
+        node.attributes.pop("kernel_shape", None)  # the weight says it
 
 
 def _numbered(path: str, taken: dict[str, int]) -> str:
@@ -87,14 +107,15 @@ def _layer_of(node: ir.Node) -> str | None:
 
 
 def _rename_constants(graph: ir.Graph) -> None:
-    """``conv1.weight`` stays; what only quantizers read is counted."""
+    """``conv1.weight`` stays; what only quantizers read, or has no name of its own, is counted."""
     constants = list(graph.initializers.values())
     graph.initializers.clear()
     count = 0
     for value in constants:
         name = value.name or ""
         plain = re.sub(r"parametrizations\.(\w+)\.original", r"\1", name).removesuffix(".codes")
-        if all(use.node.op_type in _QUANTIZERS for use in value.uses()) and not plain.endswith(".weight"):
+        only_quantizers = all(use.node.op_type in _QUANTIZERS for use in value.uses())
+        if (only_quantizers and not plain.endswith(".weight")) or _COUNTED.fullmatch(plain):
             plain, count = f"c{count}", count + 1
         while plain in graph.initializers:
             plain += "'"
