@@ -158,4 +158,4 @@ def test_a_suffix_that_cannot_be_written() -> None:
         pack(b"", ".ö")
 
 
-FORMAT_1 = "2d27352f95aaeb0b1c71946100c3bca81a24b0f6c5c8f35f1b21a4c3fa87327c"
+FORMAT_1 = "e37d27960998e0d1321d64366ba7e742ffed63e25a38b04f8aaaab06388af14a"

@@ -19,7 +19,7 @@ _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul", "MatMulNBits"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _EVERYWHERE = {"strides": 1, "dilations": 1, "pads": 0}
-"""What these are along every axis when they are not given: of convolutions and pooling a schema says it in words only."""
+"""What these are along every axis when they are not given: a schema says it in words only."""
 _FREE, _BATCH = re.compile(r"s\d+"), "batch"  # the exporter numbers the one free size
 _COUNTED = re.compile(r"val_\d+")
 """Constants that the exporter numbered: its number depends on all of the graph."""
