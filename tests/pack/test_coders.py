@@ -25,6 +25,7 @@ from laconic.pack.arithmetic import (
 from laconic.pack.around import Around, shape_of
 from laconic.pack.dense import code_dense, new_dense
 from laconic.pack.integers import code_integers, new_integers
+from laconic.pack.tensors import Stream
 from tests.pack.files import weights
 
 
@@ -105,6 +106,23 @@ def test_a_coder_that_has_no_room_says_so() -> None:
         code_bit(k & 1, 32768, coder)
     assert coder.state[FULL] == 1
     assert coder.state[POSITION] > 3
+
+
+def test_units_that_are_kept_back_count_as_written() -> None:
+    """Else what writes units of ones alone seems to cost nothing, and is chosen."""
+    stream = Stream.writing()
+
+    def ones(trial: Stream) -> None:
+        for _ in range(1000):
+            code_bits(32767, 15, trial.coder)
+
+    assert stream.attempt(ones, 1000) is None
+    trial = stream.attempt(ones, 2000)
+    assert trial is not None
+    assert stream.append(trial) == pytest.approx(1000 * 15 / 8, abs=8)
+    assert len(stream.finished()) == pytest.approx(1000 * 15 / 8, abs=8)
+    reader = decoder(stream.finished())
+    assert all(code_bits(0, 15, reader) == 32767 for _ in range(1000))
 
 
 def test_unknown_probabilities_are_learned_and_the_better_context_is_trusted() -> None:

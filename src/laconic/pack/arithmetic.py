@@ -220,6 +220,8 @@ def _put(unit: int, coder: Coder) -> int:
     state = coder.state
     if unit == 0xFFFF:
         state[PENDING] += 1
+        if state[POSITION] + 2 * state[PENDING] > state[END]:
+            state[FULL] = 1
         return 0
     carry = unit >> 16
     if state[UNIT] >= 0:
@@ -276,11 +278,7 @@ def finished(coder: Coder) -> bytes:
     low, last = int(coder.state[LOW]), int(coder.state[LOW] + coder.state[RANGE] - 1)
     head = b"" if coder.state[UNIT] < 0 else int(coder.state[UNIT]).to_bytes(2, "big")
     head += b"\xff\xff" * int(coder.state[PENDING])
-    size = len(head)
-    end = int.from_bytes(head, "big") << 48
-    for kept in range(size + AHEAD + 1):
-        unit = 1 << 8 * (size + AHEAD - kept)
-        value = -(-(end + low) // unit) * unit
-        if value <= end + last:
-            break
-    return coder.content[: coder.state[POSITION]].tobytes() + value.to_bytes(size + AHEAD, "big")[:kept]
+    units = (1 << 8 * zeros for zeros in range(AHEAD, -1, -1))
+    value = next(value for unit in units if (value := -(-low // unit) * unit) <= last)
+    ended = ((int.from_bytes(head, "big") << 8 * AHEAD) + value).to_bytes(len(head) + AHEAD, "big")
+    return coder.content[: coder.state[POSITION]].tobytes() + ended.rstrip(b"\0")

@@ -24,7 +24,7 @@ def write(stream: Stream, content: bytes) -> int:
     if len(content) <= _MOST_TEXT:
         trials.append(stream.attempt(lambda s: _code_text(s, content), capacity))
     done = [trial for trial in trials if trial is not None]
-    return stream.append(min(done, key=lambda trial: trial.pending))
+    return stream.append(min(done, key=lambda trial: trial.taken))
 
 
 def read(stream: Stream, size: int) -> bytes:

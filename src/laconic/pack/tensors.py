@@ -14,7 +14,20 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 
 from laconic.pack import dense, elements, huffman, integers, numbers
-from laconic.pack.arithmetic import DECODE, END, FULL, MODE, POSITION, Coder, Ints, Model, decoder, encoder, finished
+from laconic.pack.arithmetic import (
+    DECODE,
+    END,
+    FULL,
+    MODE,
+    PENDING,
+    POSITION,
+    Coder,
+    Ints,
+    Model,
+    decoder,
+    encoder,
+    finished,
+)
 from laconic.pack.around import Around, shape_of
 from laconic.pack.digits import Digits, from_digits, to_digits
 from laconic.pack.onnx_parts import WIDTHS, Part
@@ -80,8 +93,9 @@ class Stream:
 
     def attempt(self, write: Callable[[Stream], object], capacity: int) -> Stream | None:
         """What ``write`` would append, in at most ``capacity`` bytes; this stream is not changed."""
-        coder = Coder(self.coder.state.copy(), np.zeros(capacity, np.uint8))
-        coder.state[POSITION], coder.state[END] = 0, capacity
+        kept_back = 2 * int(self.coder.state[PENDING])
+        coder = Coder(self.coder.state.copy(), np.zeros(capacity + kept_back, np.uint8))
+        coder.state[POSITION], coder.state[END] = 0, capacity + kept_back
         trial = Stream(coder, {})
         trial._borrowed = {**self._borrowed, **self._models}
         write(trial)
@@ -89,10 +103,11 @@ class Stream:
 
     def append(self, trial: Stream) -> int:
         """Go on from a trial; the bytes that it wrote."""
-        self._written.append(trial.coder.content[: trial.pending].tobytes())
+        size = trial.taken - 2 * int(self.coder.state[PENDING])
+        self._written.append(trial.coder.content[: trial.coder.state[POSITION]].tobytes())
         self.coder = trial.coder
         self._models |= trial._models
-        return trial.pending
+        return size
 
     def finished(self) -> bytes:
         """All that was appended, and its end."""
@@ -104,9 +119,9 @@ class Stream:
         return bool(self.coder.state[MODE] == DECODE)
 
     @property
-    def pending(self) -> int:
-        """Bytes that this trial wrote."""
-        return int(self.coder.state[POSITION])
+    def taken(self) -> int:
+        """Bytes that this trial wrote, or keeps back."""
+        return int(self.coder.state[POSITION] + 2 * self.coder.state[PENDING])
 
     @property
     def size(self) -> int:
@@ -140,7 +155,7 @@ def write(stream: Stream, payload: bytes, part: Part, layouts: Sequence[Layout])
 
 
 def _cost(method: int, trial: Stream) -> float:
-    return trial.pending * (1 + _SLOWER.get(method, 0))
+    return trial.taken * (1 + _SLOWER.get(method, 0))
 
 
 def read(stream: Stream, part: Part) -> bytes:
