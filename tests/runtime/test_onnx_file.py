@@ -271,6 +271,30 @@ def test_names_are_unique_and_the_batch_is_free(tmp_path: Path) -> None:
             assert item.type.tensor_type.shape.dim[0].dim_param
 
 
+def test_what_an_operator_takes_anyway_is_not_written(tmp_path: Path) -> None:
+    layers = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3, padding=1, groups=2, dilation=1)
+    model = nn.Sequential(*layers, nn.MaxPool2d(3, stride=1), nn.Flatten(), nn.Linear(4, 2), nn.Softmax(1))
+    graph = deployed(model, tmp_path / "f")
+    said = [(node.op_type, {a.name for a in node.attribute}) for node in graph.node]
+    assert said == [
+        ("Conv", {"strides"}),
+        ("Conv", {"pads", "group"}),
+        ("MaxPool", {"kernel_shape"}),
+        ("Flatten", set()),
+        ("Gemm", {"transB"}),
+        ("Softmax", {"axis"}),
+    ]
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((-1, 192), "Flatten"), ((-1, 3, 64), "Reshape")])
+def test_a_reshape_to_one_axis_is_flatten(shape: tuple[int, ...], kind: str, tmp_path: Path) -> None:
+    class Shaped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(shape).mean(-1)
+
+    assert kind in operators(deployed(Shaped(), tmp_path / "f"))
+
+
 def test_the_weight_of_a_layer_that_is_called_twice_is_stored_once(tmp_path: Path) -> None:
     class Wide(nn.Module):
         def __init__(self) -> None:
