@@ -74,7 +74,7 @@ class ConsoleReporter(Reporter):
         self.console.print(found, soft_wrap=not cut, no_wrap=True, overflow="ellipsis" if cut else "ignore")
 
     def best(self, trial: Trial) -> None:
-        self._best = f"{_speed(trial).strip()}, {words.size(trial.measurements['file_bytes'].value)}"
+        self._best = f"{_speed(trial).strip()}, {_size(trial).strip()}"
 
     def progress(self, text: str, fraction: float) -> None:
         rest = [f"best {self._best}"] if self._best else []
@@ -97,7 +97,17 @@ def _found(trial: Trial) -> str:
     if "drop" not in m:
         return f"{'rejected early':<34}"
     noisy = " (noisy)" if trial.rejected else ""
-    return f"{words.size(m['file_bytes'].value):>9} {_speed(trial)} drop {m['drop'].value:+6.2%}{noisy}"
+    return f"{_size(trial)} {_speed(trial)} drop {m['drop'].value:+6.2%}{noisy}"
+
+
+def _size(trial: Trial) -> str:
+    """Nine columns, and the word where it is the packed file's, which is measured where size is minimised."""
+    m = trial.measurements
+    return (
+        f"{words.size(m['packed_bytes'].value):>9} packed"
+        if "packed_bytes" in m
+        else f"{words.size(m['file_bytes'].value):>9}"
+    )
 
 
 def _speed(trial: Trial) -> str:

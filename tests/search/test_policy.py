@@ -324,6 +324,13 @@ def test_the_price_of_bits_rises_as_far_as_the_floor_allows(harm: float, price: 
     assert world.price(best.recipe.steps[0]) == pytest.approx(price, rel=0.05)
 
 
+def test_what_is_left_of_the_structure_pays_for_its_bits_too() -> None:
+    world = World({"a": 0.01}, integer=False, priced_harm=0.001, trainable=True, healed=0.5, minimize="size")
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["PruneChannels", "FineTune", "EPR"]
+
+
 def test_a_target_that_stores_8_bits_alone_is_asked_for_no_fewer() -> None:
     world = World(harm=dict.fromkeys(LAYERS, 9.0), minimize="size")
     space = replace(world.space, widths={8: Width(8.0)})

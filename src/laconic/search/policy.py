@@ -92,6 +92,7 @@ class Policy:
         tried = self._quantized(formed, shorter.recipe.steps if shorter else ())
         if self.goal.minimize == "size":
             tried += self._narrowed([tail for trial, tail in tried if self.judge.holds(trial)])
+            tried += self._priced()
         tried += floats
         holding = [(trial, tail) for trial, tail in tried if self.judge.holds(trial)]
         ranked: list[Tail] = []
@@ -186,7 +187,7 @@ class Policy:
     def _weights_alone(self) -> None:
         """Where the size counts: weights of few bits with activations in float, as few in all layers as the floor
         allows: rounded by what is computed, and where training is allowed also values that k-means finds, trained with
-        the weights, and integers under a price for their bits."""
+        the weights."""
         widths = sorted(width for width in self.space.widths if width < 8)
         if self.goal.minimize != "size" or _NARROW not in widths:
             return
@@ -196,20 +197,30 @@ class Policy:
         if self.space.trainable:
             epochs = self._epochs(1.0)
             self._as_far(lambda b: (self._step("Cluster", bits=int(b), codes="trained", epochs=epochs),), *bits)
-            kilobytes = sum(layer.params for layer in self.space.layers) / 8000  # of one bit per weight
-            prices = [float(f"{_PRICE / kilobytes * 2**n:.2g}") for n in range(-_DOUBLINGS, _DOUBLINGS + 1)]
-            lower, higher = prices[:_DOUBLINGS][::-1], prices[_DOUBLINGS + 1 :]
-            self._as_far(lambda p: (self._step("EPR", price=p, epochs=epochs),), prices[_DOUBLINGS], higher, lower)
+
+    def _priced(self) -> list[tuple[Trial, Tail]]:
+        """Where training is allowed: weights as integers, trained under a price for their bits, as high as the floor
+        allows. Behind less structure too, which goes on being paid by the same price."""
+        if not self.space.trainable or _NARROW not in self.space.widths or not self.space.layers:
+            return []
+        epochs = self._epochs(1.0)
+        kilobytes = sum(layer.params for layer in self.space.layers) / 8000  # of one bit per weight
+        prices = [float(f"{_PRICE / kilobytes * 2**n:.2g}") for n in range(-_DOUBLINGS, _DOUBLINGS + 1)]
+        lower, higher = prices[:_DOUBLINGS][::-1], prices[_DOUBLINGS + 1 :]
+        return self._as_far(lambda p: (self._step("EPR", price=p, epochs=epochs),), prices[_DOUBLINGS], higher, lower)
 
     def _as_far(
         self, form: Callable[[float], Tail], start: float, further: Sequence[float], back: Sequence[float]
-    ) -> None:
+    ) -> list[tuple[Trial, Tail]]:
         """From ``start`` on ``further`` while the floor holds; where it does not hold even there, ``back`` until it
         does."""
-        held = self.judge.holds(self._try(*form(start)))
+        tried = [self._tried(*form(start))]
+        held = self.judge.holds(tried[0][0])
         for setting in further if held else back:
-            if self.judge.holds(self._try(*form(setting))) != held:
+            tried.append(self._tried(*form(setting)))
+            if self.judge.holds(tried[-1][0]) != held:
                 break
+        return tried
 
     def _bisect(
         self,
