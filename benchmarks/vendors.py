@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from benchmarks import records
+from benchmarks.quantization import RECIPE
 from laconic import data, measure, models, proof
-from laconic.core import Context, Recipe, Target, Task
+from laconic.core import Context, Target, Task
 from laconic.runtime import executorch, litert, runtime_of
 from laconic.runtime.integers import Names
-from laconic.steps.quantize.post_training import Quantize
 
 ROUNDS = 51
 NEEDED = {"litert": ("litert_torch", "ai_edge_litert"), "executorch": ("executorch",)}
@@ -38,7 +38,7 @@ def main(folder: Path) -> dict[str, Any]:
     task = data.load(str(pictures), preprocess=loaded.preprocess, trainable=False)
     model = loaded.module.eval()
     traits = litert.traits(Target("litert"))  # ExecuTorch's are the same as far as this network goes
-    mine, _ = Recipe((Quantize(),)).apply(model, task, Context(traits=traits))
+    mine, _ = RECIPE.apply(model, task, Context(traits=traits))
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for runtime in NEEDED:

@@ -200,7 +200,7 @@ class Policy:
 
     def _priced(self) -> list[tuple[Trial, Tail]]:
         """Where training is allowed: weights as integers, trained under a price for their bits, as high as the floor
-        allows. Behind less structure too, which goes on being paid by the same price."""
+        allows; as a tail it follows less structure at the same price."""
         if not self.space.trainable or _NARROW not in self.space.widths or not self.space.layers:
             return []
         epochs = self._epochs(1.0)
