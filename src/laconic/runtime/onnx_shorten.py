@@ -63,7 +63,7 @@ def _drop_defaults(node: ir.Node, opsets: Mapping[str, int]) -> None:
             continue
         usual = schema.attributes[name].default_value
         if usual.type != onnx.AttributeProto.UNDEFINED:
-            needless = ir.from_proto(usual).value == attribute.value
+            needless = ir.serde.deserialize_attribute(usual).value == attribute.value
         else:
             needless = name in _EVERYWHERE and set(attribute.as_ints()) == {_EVERYWHERE[name]}
         if needless:
