@@ -26,4 +26,5 @@ def test_an_example_runs_and_its_own_assertions_hold(path: Path, tmp_path: Path)
     assert [found.name for found in tmp_path.iterdir()] == ["out"]
     if path.name == "from_python.py":  # the search trains where it may
         steps = {step["step"] for step in json.loads((tmp_path / "out" / "manifest.json").read_text())["recipe"]}
-        assert steps >= {"PruneChannels", "FineTune", "Quantize"}
+        assert steps >= {"PruneChannels", "FineTune"}
+        assert steps & {"Quantize", "EPR"}

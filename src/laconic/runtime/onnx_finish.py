@@ -193,6 +193,9 @@ def _name_flatten(graph: ir.Graph) -> None:
             shape = constant_of(node.inputs[1])
         if source is None or source.shape is None or shape is None or len(shape) != 2 or len(source.shape) < 2:
             continue
+        giver = source.producer()
+        if giver is not None and giver.op_type == "Squeeze" and len(giver.inputs) < 2:
+            continue  # it drops the batch too where that is 1, whatever its shape says
         sizes = [size for size in source.shape[1:] if isinstance(size, int)]
         whole = len(sizes) == len(source.shape) - 1 and math.prod(sizes) == shape[1] > 0
         if whole and shape[0] in (-1, source.shape[0]):
