@@ -103,11 +103,8 @@ def _found(trial: Trial) -> str:
 def _size(trial: Trial) -> str:
     """Nine columns, and the word where it is the packed file's, which is measured where size is minimised."""
     m = trial.measurements
-    return (
-        f"{words.size(m['packed_bytes'].value):>9} packed"
-        if "packed_bytes" in m
-        else f"{words.size(m['file_bytes'].value):>9}"
-    )
+    name, word = ("packed_bytes", " packed") if "packed_bytes" in m else ("file_bytes", "")
+    return f"{words.size(m[name].value):>9}{word}"
 
 
 def _speed(trial: Trial) -> str:

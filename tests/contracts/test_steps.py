@@ -101,7 +101,7 @@ CASES = {
     ),
     "PruneBlocks": Case(
         working={"ratio": 0.5},
-        other={"blocks": ["blocks.0"]},
+        other={"blocks": ["blocks.0"], "recovery": "least_squares"},
         zero={"ratio": 0.0},
         bad=({"ratio": 1.0}, {"ratio": "half"}, {"blocks": "blocks.0"}, {"blocks": [0]}),
     ),
