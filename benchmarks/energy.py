@@ -5,10 +5,14 @@ The first is NetAdapt's search (:mod:`laconic.search.netadapt`) with the energy 
 of the least L2 norm of all groups together, more and more of them. Both are recovered by least squares from the same
 calibration samples. Every network is deployed and scored; energies are *modelled*, of the whole network, none is
 measured. For each drop that is allowed on search, the file of least energy of either is scored on the holdout.
+
+``python -m benchmarks.energy NAME ...`` runs the networks whose names hold one of these words again; the rows of all
+others stay in the record.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks import records
-from benchmarks.netadapt import NETWORKS, Bench
+from benchmarks.netadapt import NETWORKS, Bench, opened
 from laconic.core import JsonObject, Recipe
 from laconic.profile import Profile, profile
 from laconic.search.costs import Costs, tabulated
@@ -26,20 +30,26 @@ from laconic.search.space import PROBED_FORMS, Allocation
 from laconic.search.structure import TIMED_KEEPS
 from laconic.steps.prune.channels import PruneChannels
 
-NETWORK = "ResNet-20, CIFAR-10"
+CHOSEN = ("ResNet-20, CIFAR-10", "VGG, Fashion-MNIST")
 ALLOWED = (0.01, 0.02, 0.03)
 ENOUGH, SAVING = 0.04, 0.02
-RATIOS = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3)
+RATIOS = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 
 
-def main(folder: Path) -> dict[str, Any]:
-    """Run the benchmark."""
-    network = NETWORKS[NETWORK]
-    loaded, task = network.build()
-    with tempfile.TemporaryDirectory() as scratch:
-        bench = Energy(loaded, network.told(task), "onnxruntime", network, {}, Path(scratch))
-        rows = list(bench.rows())
-    return records.write(folder, "energy", {"network": NETWORK, "saving": SAVING, "rows": rows})
+def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Run the benchmark; what was found so far is written after each network."""
+    found: dict[str, Any] = {"saving": SAVING, "skipped": {}, "rows": []}
+    kept = records.read("energy") if words else {}
+    if kept:
+        found |= {key: kept[key] for key in found}
+    for name, loaded, task in opened(CHOSEN, words, found["skipped"]):
+        network = NETWORKS[name]
+        with tempfile.TemporaryDirectory() as scratch:
+            bench = Energy(loaded, network.told(task), "onnxruntime", network, {}, Path(scratch))
+            rows = [{"network": name, **row} for row in bench.rows()]
+        found["rows"] = [row for row in found["rows"] if row["network"] != name] + rows
+        records.write(folder, "energy", found)
+    return found
 
 
 class Energy(Bench):
@@ -105,4 +115,4 @@ class Energy(Bench):
 
 
 if __name__ == "__main__":
-    main(records.FOLDER)
+    main(records.FOLDER, tuple(sys.argv[1:]))

@@ -7,8 +7,8 @@ drop allowed, the fastest file of either search that keeps it is taken, both are
 against each other and against the float file in turns, on one thread at batch 1. What is left of a network is recovered
 by least squares from calibration samples.
 
-``python -m benchmarks.netadapt NAME ...`` runs the networks whose names hold one of these words, keeps no record and
-prints the rows.
+``python -m benchmarks.netadapt NAME ...`` runs the networks whose names hold one of these words again; the rows of all
+others stay in the record.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import cifar, networks, peers, records
+from benchmarks import cifar, networks, peers, records, vgg
 from benchmarks.criteria import First
 from laconic import measure, models, proof
 from laconic.core import JsonObject, Measurement, Recipe, Target, Task, Trial
@@ -71,31 +72,42 @@ def _mobilenet() -> tuple[models.LoadedModel, Task]:
 
 NETWORKS = {
     "ResNet-20, CIFAR-10": Network(_resnet20, 0.01, True, 1000, 128),
+    "VGG, Fashion-MNIST": Network(partial(vgg.load, "fashion"), 0.02, True, 2000, 128),
     "MobileNetV1 0.75, ImageNet": Network(_mobilenet, 0.08, False, 300, 64),
 }
 
 
-def main(folder: Path | None, words: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Run the benchmark; what was found so far is written after each network."""
+def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Run the benchmark; what was found so far is written after each network and runtime."""
     found: dict[str, Any] = {"skipped": {}, "networks": {}, "rows": []}
-    for name, network in NETWORKS.items():
-        if words and not any(word in name for word in words):
-            continue
-        try:
-            loaded, task = network.build()
-        except records.Skipped as reason:
-            found["skipped"][name] = str(reason)
-            continue
-        known: dict[str, float | None] = {}
+    kept = records.read("netadapt") if words else {}
+    if kept:
+        found |= {key: kept[key] for key in found}
+    for name, loaded, task in opened(NETWORKS, words, found["skipped"]):
+        network, known = NETWORKS[name], dict[str, float | None]()
         found["networks"][name] = {**network._asdict(), "build": None}
+        found["rows"] = [row for row in found["rows"] if row["network"] != name]
         for runtime in RUNTIMES:
             with tempfile.TemporaryDirectory() as scratch:
                 for row in Bench(loaded, network.told(task), runtime, network, known, Path(scratch)).rows():
                     found["rows"].append({"network": name, "target": runtime, **row})
                     print(found["rows"][-1], flush=True)
-            if folder is not None:
-                records.write(folder, "netadapt", found)
+            records.write(folder, "netadapt", found)
     return found
+
+
+def opened(
+    names: Iterable[str], words: tuple[str, ...], skipped: dict[str, str]
+) -> Iterator[tuple[str, models.LoadedModel, Task]]:
+    """Of ``names`` the networks that hold one of ``words``, all without words; of one that is skipped, the reason."""
+    for name in names:
+        if words and not any(word in name for word in words):
+            continue
+        try:
+            yield name, *NETWORKS[name].build()
+        except records.Skipped as reason:
+            skipped[name] = str(reason)
+            print(f"{name}: skipped: {reason}", flush=True)
 
 
 class Bench:
@@ -189,4 +201,4 @@ class Bench:
 
 
 if __name__ == "__main__":
-    main(None if sys.argv[1:] else records.FOLDER, tuple(sys.argv[1:]))
+    main(records.FOLDER, tuple(sys.argv[1:]))

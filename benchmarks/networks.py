@@ -20,7 +20,7 @@ from laconic.core import JsonObject, Preprocess, Task
 from laconic.data.image import normalise
 
 _CALIBRATION = 128
-_DRAWS = 5
+_DRAWS = 16
 _VIT = Path(__file__).resolve().parent / "checkpoints" / "vit-fashion.safetensors"
 
 

@@ -51,6 +51,7 @@ def energy() -> str:
         return NOT_RUN
     rows = [_energy(row) for row in found["rows"] if "allowed" in row and {"energy", "magnitude"} <= set(row)]
     columns = [
+        "network, data",
         "allowed on search, points",
         "energy left",
         "magnitude order",
@@ -58,12 +59,14 @@ def energy() -> str:
         "top-1, both; float32",
         "n",
     ]
-    return table(columns, rows) + f"\n\n{found['network']}; energies are modelled." + measured_on(found)
+    skipped = "".join(f" Not run: {name}: {reason}." for name, reason in found["skipped"].items())
+    return table(columns, rows) + f"\n\nEnergies are modelled.{skipped}" + measured_on(found)
 
 
 def _energy(row: Row) -> list[str]:
     one, other = row["energy"], row["magnitude"]
     return [
+        row["network"],
         f"{100 * row['allowed']:g}",
         f"{one['energy']:.1%}",
         f"{other['energy']:.1%}",
