@@ -17,9 +17,11 @@ import onnx
 import onnx_ir as ir
 import onnxscript
 import torch
+import torch.nn.functional as F
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 
 import laconic
 from laconic import surgery
@@ -29,6 +31,7 @@ from laconic.runtime import onnx_blocks, onnx_codebook
 
 OPSET = 20
 _LARGEST_BATCH = 4096
+_ATTENTION_DIMS = 4
 _NOT_THE_MODELS = tuple(
     str(Path(module.__file__ or "").parent) + os.sep for module in (torch, onnx, ir, onnxscript, laconic)
 )
@@ -45,9 +48,29 @@ def program_of(model: nn.Module, example: Mapping[str, Tensor]) -> tuple[torch.e
     kwargs = {} if args else dict(example)
     free = {0: torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)}
     shapes: Any = (free,) if args else dict.fromkeys(kwargs, free)
-    with torch_quiet("export the model"), torch.no_grad():
+    with torch_quiet("export the model"), torch.no_grad(), _FlatAttention():
         outputs = list(surgery.call(model, example))
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes), outputs
+
+
+class _FlatAttention(TorchFunctionMode):
+    """While this is on, attention sees (batch, heads, tokens, width), which is all that ONNX's exporter knows: windows
+    in a dimension of their own, as in timm's Twins and NesT, become more of the batch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention or args[0].dim() == _ATTENTION_DIMS:
+            return func(*args, **(kwargs or {}))
+        query, key, value, *rest = args
+        given = {**dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)), **(kwargs or {})}
+        mask, leading = given.pop("attn_mask", None), query.shape[:-2]
+        if mask is not None:
+            mask = _flat(mask.expand(*leading, *mask.shape[-2:]))
+        found = func(_flat(query), _flat(key), _flat(value), attn_mask=mask, **given)
+        return found.reshape(*leading, *found.shape[-2:])
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.unsqueeze(1) if x.dim() < _ATTENTION_DIMS else x.flatten(0, -_ATTENTION_DIMS)
 
 
 class _Frozen(nn.ModuleList):
