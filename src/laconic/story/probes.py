@@ -43,8 +43,10 @@ class Probes:
     def exchange(
         self, recipes: Mapping[str, list[JsonObject]], base: str
     ) -> tuple[dict[str, dict[str, float]], str | None]:
-        """The damages of the network of ``recipes[base]`` with one layer at a time taken from that of another recipe:
-        by layer and by the recipe's name, those missing that cannot be applied; and why one could not."""
+        """How far the network of ``recipes[base]`` moves, in the unit of a damage, with one layer at a time taken from
+        that of another recipe: by layer and by the recipe's name, those missing that cannot be applied; and why one
+        could not. Errors of different layers hardly correlate, so that what one layer adds is what it moves; beside the
+        original it would be seen through the base's own error, which hides a layer of many bits."""
         models, problem = dict[str, nn.Module](), None
         for i, (name, rows) in enumerate(recipes.items()):
             self.context.progress("measuring sensitivities", i / len(recipes) / 2)
@@ -55,16 +57,16 @@ class Probes:
         return self._exchanged(models, base) if base in models else {}, problem
 
     def _exchanged(self, models: Mapping[str, nn.Module], base: str) -> dict[str, dict[str, float]]:
-        network, as_it_is = models[base], self._damage(models[base])
+        network, as_it_is = models[base], self._outputs(models[base])
         layers = list(surgery.weighted_layers(network))
         found: dict[str, dict[str, float]] = {}
         for i, layer in enumerate(layers):
             self.context.progress(f"exchanging {layer}", 0.5 + i / len(layers) / 2)
-            own, found[layer] = network.get_submodule(layer), {base: as_it_is}
+            own, found[layer] = network.get_submodule(layer), {base: 0.0}
             for name, other in models.items():
                 if name != base:
                     surgery.set_module(network, layer, other.get_submodule(layer))
-                    found[layer][name] = self._damage(network)
+                    found[layer][name] = self._beside(as_it_is, network)
             surgery.set_module(network, layer, own)
         return found
 
@@ -73,8 +75,11 @@ class Probes:
         return model.eval()
 
     def _damage(self, model: nn.Module) -> float:
+        return self._beside(self.wanted, model)
+
+    def _beside(self, outputs: torch.Tensor, model: nn.Module) -> float:
         spread = (self.wanted - self.wanted.mean(0)).square().sum()
-        return float((self._outputs(model) - self.wanted).square().sum() / spread.clamp_min(1e-30))
+        return float((self._outputs(model) - outputs).square().sum() / spread.clamp_min(1e-30))
 
     @torch.no_grad()
     def _outputs(self, model: nn.Module) -> torch.Tensor:
