@@ -32,8 +32,8 @@ from laconic.steps.prune.channels import PruneChannels
 
 CHOSEN = ("ResNet-20, CIFAR-10", "VGG, Fashion-MNIST")
 ALLOWED = (0.01, 0.02, 0.03)
-ENOUGH, SAVING = 0.04, 0.02
-RATIOS = (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
+ENOUGH, SAVING = 0.04, 0.03
+RATIOS = tuple(n / 50 for n in range(1, 50))
 
 
 def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -90,8 +90,8 @@ class Energy(Bench):
         return profile(model.eval(), {n: torch.as_tensor(x) for n, x in self.task.search.read([0]).inputs.items()})
 
     def _by_energy(self) -> Iterator[JsonObject]:
-        costs, damage = self.structure.costs, self.structure.damage
-        for allocation in netadapt(Allocation(), costs, damage, damage.of, SAVING):
+        costs = self.structure.costs
+        for allocation in netadapt(Allocation(), costs, self.structure.damage, self.structure.probe, SAVING):
             row = self._row(Recipe(self.structure.steps(allocation))) | {"predicted": costs.of(allocation)}
             yield row
             if row["drop_on_search"] > ENOUGH:

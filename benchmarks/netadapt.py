@@ -43,7 +43,7 @@ ENOUGH = 0.04
 
 
 class Network(NamedTuple):
-    """``saving``: of the original's cost in every cut; ``probed``: whether a cut is chosen by probes of the whole, or
+    """``saving``: of the cost that is left in every cut; ``probed``: whether a cut is chosen by probes of the whole, or
     by the damages of each alone, which is cheaper; ``scored``: at most so many samples of search choose among files;
     ``calibration``: so many recover them."""
 
@@ -71,8 +71,8 @@ def _mobilenet() -> tuple[models.LoadedModel, Task]:
 
 
 NETWORKS = {
-    "ResNet-20, CIFAR-10": Network(_resnet20, 0.01, True, 1000, 128),
-    "VGG, Fashion-MNIST": Network(partial(vgg.load, "fashion"), 0.02, True, 2000, 128),
+    "ResNet-20, CIFAR-10": Network(_resnet20, 0.02, True, 1000, 128),
+    "VGG, Fashion-MNIST": Network(partial(vgg.load, "fashion"), 0.04, True, 2000, 128),
     "MobileNetV1 0.75, ImageNet": Network(_mobilenet, 0.08, False, 300, 64),
 }
 

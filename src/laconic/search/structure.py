@@ -28,7 +28,7 @@ _LEAST_COST = 0.01
 _LEAST_WORTH = 0.01  # of the whole cost: what cannot save so much is left as it is
 _BISECTIONS = 4
 _CLOSE = 1.06
-_SAVING = 0.02  # of the original's cost: what a further cut saves
+_SAVING = 0.02  # of the cost that is left: what a further cut saves
 _LR_BEHIND = 1e-4
 
 
@@ -167,7 +167,7 @@ class Structure:
                 held, last = level, allocation
             else:
                 missed = level
-        for allocation in netadapt(last, self.costs, self.damage, self.probe, _SAVING * held):
+        for allocation in netadapt(last, self.costs, self.damage, self.probe, _SAVING):
             if not self._holding(allocation, leading, effort):
                 break
             held = self.costs.of(allocation)
