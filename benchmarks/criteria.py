@@ -5,7 +5,8 @@ channels go is the criterion's). Unstructured: 80 % of the weights of every laye
 in ONNX Runtime; calibration takes the 128 samples that the networks' tasks set aside. Nothing is trained, nothing is
 chosen on the samples that are scored; the control takes what chance gives, with the seed 0.
 
-    python -m benchmarks.criteria [SAMPLES]     the first SAMPLES of each split alone
+``python -m benchmarks.criteria NAME ...`` runs the networks whose names hold one of these words again; the rows of all
+others stay in the record.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import numpy as np
 import torch
 
 from benchmarks import records
-from benchmarks.networks import NETWORKS, Network
+from benchmarks.networks import Network, in_order, opened
 from laconic import measure, proof, surgery
-from laconic.core import Context, Recipe, Step, Target, Traits
+from laconic.core import Context, JsonObject, Recipe, Step, Target, Traits
 from laconic.profile import profile
 from laconic.runtime import onnxruntime
 from laconic.steps.prune.channels import ChannelCriterion, PruneChannels
@@ -35,23 +36,29 @@ HALF, SPARSITY = 0.5, 0.8
 _HALVINGS = 7
 
 
-def main(folder: Path, samples: int | None = None) -> dict[str, Any]:
-    rows = [row for name in CHOSEN for row in _rows(name, samples)]
-    return records.write(folder, "criteria", {"rows": rows, "sparsity": SPARSITY, "macs_wanted": HALF})
+def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Run the benchmark; what was found so far is written after each network."""
+    found: dict[str, Any] = {"sparsity": SPARSITY, "macs_wanted": HALF, "skipped": {}, "rows": []}
+    kept = records.read("criteria") if words else {}
+    if kept:
+        found |= {key: kept[key] for key in found}
+    for name, network in opened(words, found["skipped"], CHOSEN):
+        found["rows"] = in_order([row for row in found["rows"] if row["network"] != name] + list(_rows(name, network)))
+        records.write(folder, "criteria", found)
+    return found
 
 
-def _rows(name: str, samples: int | None) -> Iterator[dict[str, Any]]:
-    network = NETWORKS[name]()
+def _rows(name: str, network: Network) -> Iterator[JsonObject]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
-        baseline = _records(network, network.loaded.module, path, samples)
+        baseline = _records(network, network.loaded.module, path)
         whole, context = _macs(network, network.loaded.module), _context(network)
         for step in _steps(_ratio(network, whole)):
             model, facts = Recipe((step,)).apply(network.loaded.module, network.task, context)
-            found = _records(network, model, path, samples)
+            found = _records(network, model, path)
             drop, bound = proof.bound_drop(baseline, found, 0.95, binary=True)
             weights = [layer.weight for layer in surgery.weighted_layers(model).values()]
-            row = {
+            row: JsonObject = {
                 "network": name,
                 "recipe": Recipe((step,)).to_json(),
                 "n": len(found),
@@ -97,27 +104,13 @@ def _macs(network: Network, model: Any) -> int:
     return profile(copy.deepcopy(model).eval(), inputs).macs
 
 
-def _records(network: Network, model: Any, path: Path, samples: int | None) -> Any:
+def _records(network: Network, model: Any, path: Path) -> Any:
     """Of each sample of search, then of holdout, whether the deployed file is right."""
     onnxruntime.deploy(model, network.task.train.read([0, 1]).inputs, path, TARGET)
     session = onnxruntime.open_file(path, TARGET)
     splits = (network.task.search, network.task.holdout)
-    parts = [First(split, min(samples or len(split), len(split))) for split in splits]
-    return np.concatenate([measure.records(session, part, network.task.metric) for part in parts])
-
-
-class First:
-    """The first samples of a split."""
-
-    def __init__(self, split: Any, count: int) -> None:
-        self.split, self.count = split, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, indices: Any) -> Any:
-        return self.split.read(indices)
+    return np.concatenate([measure.records(session, split, network.task.metric) for split in splits])
 
 
 if __name__ == "__main__":
-    main(records.FOLDER, int(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main(records.FOLDER, tuple(sys.argv[1:]))

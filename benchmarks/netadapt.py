@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import cifar, networks, peers, records, vgg
-from benchmarks.criteria import First
 from laconic import measure, models, proof
-from laconic.core import JsonObject, Measurement, Recipe, Target, Task, Trial
+from laconic.core import Batch, JsonObject, Measurement, Recipe, Split, Target, Task, Trial
 from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.costs import Costs, counted
@@ -40,6 +39,19 @@ from laconic.story.evaluate import Evaluator, Job
 RUNTIMES = ("onnxruntime", "openvino")
 ALLOWED = (0.01, 0.02, 0.03)
 ENOUGH = 0.04
+
+
+class First:
+    """The first samples of a split."""
+
+    def __init__(self, split: Split, count: int) -> None:
+        self.split, self.count = split, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Sequence[int]) -> Batch:
+        return self.split.read(indices)
 
 
 class Network(NamedTuple):

@@ -181,6 +181,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantization": quantization,
     "factorize": factorize,
     "mixed": few_bits.mixed,
+    "criteria": structure.criteria,
     "netadapt": structure.netadapt,
     "energy": structure.energy,
     "certificate": certificate,

@@ -2,9 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks import records
 from benchmarks.markdown import NOT_RUN, Row, measured_on, speed, table
 from laconic.report import words
+
+
+def criteria() -> str:
+    """Top-1 by criterion and recovery, after half of the MACs, or four of five weights, are gone at once."""
+    found = records.read("criteria")
+    if not found:
+        return NOT_RUN
+    known = {(row["network"], *_setting(row["recipe"][0])): row for row in found["rows"]}
+    rows = []
+    for network, criterion in dict.fromkeys(key[:2] for key in known):
+        mine = [known.get((network, criterion, *way)) for way in _WAYS]
+        rows.append([network, criterion.replace("_", " "), *(f"{row['top1']:.2%}" if row else "" for row in mine)])
+    floats = {row["network"]: f"{row['network']} {row['top1_float']:.2%}, n = {row['n']:,}" for row in found["rows"]}
+    macs = [
+        row["macs"] / row["macs_float"] for row in found["rows"] if _setting(row["recipe"][0])[1] == "PruneChannels"
+    ]
+    skipped = "".join(f" Not run: {name}: {reason}." for name, reason in found["skipped"].items())
+    below = (
+        f"\n\nTop-1; float32: {'; '.join(floats.values())}. Channels: the same share of every group goes, "
+        f"{min(macs):.0%} to {max(macs):.0%} of the MACs are left. "
+        f"Weights: {found['sparsity']:.0%} of every layer's are zero.{skipped}"
+    )
+    columns = ["network, data", "criterion", *_WAYS.values()]
+    return table(columns, rows) + below + measured_on(found)
+
+
+_WAYS = {
+    ("PruneChannels", "none"): "channels",
+    ("PruneChannels", "batch_norm"): "statistics anew",
+    ("PruneChannels", "least_squares"): "least squares",
+    ("PruneWeights", "none"): "weights",
+    ("PruneWeights", "obs"): "OBS updates",
+}
+
+
+def _setting(step: Row) -> tuple[Any, ...]:
+    """A step's criterion, its name, and how it recovers."""
+    return step.get("criterion", "l2"), step["step"], step.get("recovery", step.get("update", "none"))
 
 
 def netadapt() -> str:
