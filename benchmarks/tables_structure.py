@@ -89,14 +89,16 @@ def energy() -> str:
     found = records.read("energy")
     if not found:
         return NOT_RUN
-    rows = [_energy(row) for row in found["rows"] if "allowed" in row and {"energy", "magnitude"} <= set(row)]
+    rows = [_energy(row) for row in found["rows"] if "allowed" in row]
     columns = [
         "network, data",
         "allowed on search, points",
         "energy left",
         "magnitude order",
-        "less energy",
-        "top-1, both; float32",
+        "over ours",
+        "magnitude order, least squares",
+        "over ours",
+        "top-1 of the three; float32",
         "n",
     ]
     skipped = "".join(f" Not run: {name}: {reason}." for name, reason in found["skipped"].items())
@@ -104,13 +106,11 @@ def energy() -> str:
 
 
 def _energy(row: Row) -> list[str]:
-    one, other = row["energy"], row["magnitude"]
-    return [
-        row["network"],
-        f"{100 * row['allowed']:g}",
-        f"{one['energy']:.1%}",
-        f"{other['energy']:.1%}",
-        f"**{other['energy'] / one['energy']:.2f}x**",
-        f"{one['top1']:.2%}, {other['top1']:.2%}; {row['top1_float']:.2%}",
-        f"{row['n']:,}",
-    ]
+    ours, *others = (row.get(order) for order in ("energy", "magnitude", "magnitude, least squares"))
+    cells = [f"{ours['energy']:.1%}" if ours else "none"]
+    for other in others:
+        cells.append(f"{other['energy']:.1%}" if other else "none")
+        cells.append(f"**{other['energy'] / ours['energy']:.2f}x**" if ours and other else "")
+    scores = ", ".join(f"{one['top1']:.2%}" if one else "none" for one in (ours, *others))
+    allowed = f"{100 * row['allowed']:g}"
+    return [row["network"], allowed, *cells, f"{scores}; {row['top1_float']:.2%}", f"{row['n']:,}"]
