@@ -217,6 +217,13 @@ def attached(model: nn.Module) -> ActivationQuantizers | None:
     return child if isinstance(child, ActivationQuantizers) else None
 
 
+def float_values(model: nn.Module) -> None:
+    """From now on the values of ``model`` are what they are, and its weights alone are quantized."""
+    quantizers = attached(model)
+    if quantizers is not None:
+        quantizers.active.clear()
+
+
 @functools.cache
 def _quantized_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)

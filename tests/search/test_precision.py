@@ -36,14 +36,14 @@ def test_sensitivities_are_of_each_layer_alone() -> None:
     assert asked[3] == Recipe((Quantize(bits=8, exclude=("a",)), GPTQ()))
 
 
-def test_exchanged_layers_are_compared_with_their_best_width_and_a_width_that_fails_costs_all() -> None:
+def test_layers_are_exchanged_in_the_widest_network_and_a_width_that_fails_costs_all() -> None:
     def exchange(recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
         assert base == 8
         assert recipes == {b: Recipe((Quantize(bits=b, exclude=("c",)), GPTQ())) for b in (3, 4, 8)}
-        return {"a": {3: 0.75, 4: 0.5, 8: 0.25}, "b": {4: 0.5, 8: 0.625}}
+        return {"a": {3: 0.75, 4: 0.5, 8: 0.0}, "b": {4: 0.5, 8: 0.0}, "c": {3: 0.1}}
 
     found = exchanged((Quantize(exclude=("c",)), GPTQ()), "ab", (3, 4, 8), exchange)
-    assert found == {"a": {3: 0.5, 4: 0.25, 8: 0.0}, "b": {3: 0.5, 4: 0.0, 8: 0.125}}
+    assert found == {"a": {3: 0.75, 4: 0.5, 8: 0.0}, "b": {3: 1.0, 4: 0.5, 8: 0.0}}
 
 
 def test_near_widths() -> None:

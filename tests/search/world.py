@@ -140,13 +140,14 @@ class World:
 
     def exchange(self, recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
         found: dict[str, dict[int, float]] = {}
+        whole = self.probe(recipes[base])
         for layer in self.space.layers:
             for bits in recipes:
                 step, *behind = recipes[base].steps
                 changed = Recipe((replace(step, layers={layer.name: bits}), *behind))  # type: ignore[type-var]
                 damage = self.probe(changed)
-                if damage is not None:
-                    found.setdefault(layer.name, {})[bits] = damage
+                if damage is not None and whole is not None:
+                    found.setdefault(layer.name, {})[bits] = damage - whole
         return found
 
     def layer_times(self, recipe: Recipe) -> dict[str, float]:

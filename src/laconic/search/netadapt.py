@@ -1,13 +1,13 @@
 """Cut after cut, each where it loses least for the same saving: NetAdapt (Yang et al. 2018, arXiv 1804.03230).
 
-Every round must save a share of the cost that is left. For each group of channels or heads, each block and each layer that can
-become a product, the least cut that saves so much is a proposal; the proposal that loses least is taken (the paper's
-algorithm 1). The cost is whatever :class:`.costs.Costs` hold: milliseconds from tables, MACs, modelled energy. With
-energy it is near the order of Yang, Chen and Sze (2017, arXiv 1611.05128), which cuts first where most energy is.
+Every round must save a share of the cost that is left. For each group of channels or heads, each block and each layer
+that can become a product, the least cut that saves so much is a proposal; the proposal that loses least is taken (the
+paper's algorithm 1). The cost is whatever :class:`.costs.Costs` hold: milliseconds from tables, MACs, modelled energy.
+With energy it is near the order of Yang, Chen and Sze (2017, arXiv 1611.05128), which cuts first where most energy is.
 
 Deviations: a proposal is judged by what it loses for what it saves, since one group may save several times what was
-asked and one layer just enough (taken by the loss alone, a ResNet-20 was cut in the wrong places); what is asked falls
-with what is left, as the paper's does by a schedule. The paper probes every proposal, by a short training; here the damages of each alone, known already, name the few that are probed, with
+asked and one layer just enough (taken by the loss alone, a ResNet-20 was cut in the wrong places). The paper probes
+every proposal, by a short training; here the damages of each alone, known already, name the few that are probed, with
 the cuts made before. No cut is trained between rounds.
 """
 

@@ -4,8 +4,8 @@ The damages are measured, of each layer alone in each width with everything else
 al. 2019, arXiv 1905.03696, there from second derivatives, here from the network itself); that they add up is a model,
 so what the knapsack finds is a proposal: a trial measures it. For narrow widths (:func:`exchanged`) each width is
 quantized once, and of the widest network, in which everything else is nearly exact, one layer after the other is
-exchanged for its narrow form: among narrow layers, which correct each other's errors, one that is suddenly better
-looked worse. The costs are bytes or milliseconds, whatever counts.
+exchanged for its narrow form, activations in float: among narrow layers, which correct each other's errors, one that is
+suddenly better looked worse. The costs are bytes or milliseconds, whatever counts.
 """
 
 from __future__ import annotations
@@ -48,15 +48,14 @@ def exchanged(
     widths: Iterable[int],
     exchange: Callable[[Mapping[int, Recipe], int], Mapping[str, Mapping[int, float]]],
 ) -> dict[str, dict[int, float]]:
-    """The damage of each of the ``layers`` in each of the ``widths``, with all others in the widest, above that of its
-    best width; a width that fails costs everything. ``steps`` as in :func:`sensitivities`; ``exchange`` is that of
+    """The damage of each of the ``layers`` in each of the ``widths``, with all others in the widest, in which it has
+    none; a width that fails costs everything. ``steps`` as in :func:`sensitivities`; ``exchange`` is that of
     :class:`.tools.Tools`."""
     (step, *behind), names = steps, list(layers)
     floats = dict.fromkeys(getattr(step, "exclude", ()), FLOAT)
     recipes = {b: Recipe((with_bits(step, floats | dict.fromkeys(names, b)), *behind)) for b in widths}
     measured = exchange(recipes, max(recipes))
-    found = {name: {b: measured.get(name, {}).get(b, 1.0) for b in recipes} for name in names}
-    return {name: {b: d - min(of_layer.values()) for b, d in of_layer.items()} for name, of_layer in found.items()}
+    return {name: {b: measured.get(name, {}).get(b, 1.0) for b in recipes} for name in names}
 
 
 def near(widths: Iterable[int], width: int) -> list[int]:

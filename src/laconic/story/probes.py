@@ -15,6 +15,7 @@ from torch import nn
 from laconic import surgery
 from laconic.core import Context, JsonObject, Recipe, Task
 from laconic.errors import LaconicError
+from laconic.fake_quantize import float_values
 from laconic.profile import profile
 from laconic.steps import STEPS
 
@@ -43,15 +44,19 @@ class Probes:
     def exchange(
         self, recipes: Mapping[str, list[JsonObject]], base: str
     ) -> tuple[dict[str, dict[str, float]], str | None]:
-        """How far the network of ``recipes[base]`` moves, in the unit of a damage, with one layer at a time taken from
-        that of another recipe: by layer and by the recipe's name, those missing that cannot be applied; and why one
-        could not. Errors of different layers hardly correlate, so that what one layer adds is what it moves; beside the
-        original it would be seen through the base's own error, which hides a layer of many bits."""
+        """How far the outputs of the network of ``recipes[base]`` move, in the unit of a damage, with one layer at a
+        time taken from that of another recipe: by layer and by the recipe's name, those missing that cannot be applied;
+        and why one could not.
+
+        Activations are in float: where they are rounded, any change in front of them rounds them all anew, which looked
+        like a damage of early layers. What moves all samples alike does not count: it is what biases are corrected by.
+        """
         models, problem = dict[str, nn.Module](), None
         for i, (name, rows) in enumerate(recipes.items()):
             self.context.progress("measuring sensitivities", i / len(recipes) / 2)
             try:
                 models[name] = self._applied(rows)
+                float_values(models[name])
             except LaconicError as error:
                 problem = str(error)
         return self._exchanged(models, base) if base in models else {}, problem
@@ -66,7 +71,8 @@ class Probes:
             for name, other in models.items():
                 if name != base:
                     surgery.set_module(network, layer, other.get_submodule(layer))
-                    found[layer][name] = self._beside(as_it_is, network)
+                    moved = self._outputs(network) - as_it_is
+                    found[layer][name] = self._relative(moved - moved.mean(0))
             surgery.set_module(network, layer, own)
         return found
 
@@ -75,11 +81,11 @@ class Probes:
         return model.eval()
 
     def _damage(self, model: nn.Module) -> float:
-        return self._beside(self.wanted, model)
+        return self._relative(self._outputs(model) - self.wanted)
 
-    def _beside(self, outputs: torch.Tensor, model: nn.Module) -> float:
+    def _relative(self, error: torch.Tensor) -> float:
         spread = (self.wanted - self.wanted.mean(0)).square().sum()
-        return float((self._outputs(model) - outputs).square().sum() / spread.clamp_min(1e-30))
+        return float(error.square().sum() / spread.clamp_min(1e-30))
 
     @torch.no_grad()
     def _outputs(self, model: nn.Module) -> torch.Tensor:
