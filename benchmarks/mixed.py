@@ -7,7 +7,8 @@ the uniform one alone.) The layers' widths come from the functions that the sear
 in each width, measured on calibration samples, and the knapsack; where a file still comes out larger than it was
 counted, its limit is lowered by what it was too much. Both sides are rounded by GPTQ with bias correction. Nothing is
 searched and nothing is trained: so search and holdout are both unseen, and every file is compared with the float one on
-all of their samples.
+all of their samples. Where there are calibration samples enough, both recipes are calibrated again with others (their
+bits are those of the first), and a sample's record is the share of the files that agree with the float one on it.
 
 ``python -m benchmarks.mixed NAME ...`` runs the networks whose names hold one of these words again; the rows of all
 others stay in the record.
@@ -22,10 +23,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import peers, records
 from benchmarks.networks import Network, in_order, opened
 from benchmarks.quantization import less
-from laconic.core import Array, JsonObject, Recipe, Target
+from laconic.core import Array, JsonObject, Recipe, Target, Task
 from laconic.search.knapsack import least_damage
 from laconic.search.precision import exchanged, near, sizes, with_bits
 from laconic.search.space import Space
@@ -37,6 +40,7 @@ TARGET = Target("onnxruntime")
 STEP, ROUNDING = Quantize(weight_ranges="mse"), GPTQ()
 UNIFORM = (3, 4)
 _ATTEMPTS = 6
+_DRAWS = 5
 
 Bits = Mapping[str, int]
 
@@ -62,8 +66,10 @@ class Bench:
     """One network: what its layers bear, and its files."""
 
     def __init__(self, network: Network, work: Path) -> None:
-        job = Job(lambda progress: (network.loaded, network.task), TARGET, 0, (), work)
-        self.network, self.evaluator = network, Evaluator(job, lambda text, fraction: None)
+        self.network = network
+        tasks = (network.task, *network.draws)[:_DRAWS]
+        self.evaluators = [self._evaluator(task, work / str(i)) for i, task in enumerate(tasks)]
+        self.evaluator = self.evaluators[0]
         space = Space.of(self.evaluator.describe())
         self.params = {layer.name: layer.params for layer in space.layers}
         self.stored = {bits: width.bits for bits, width in space.widths.items()}
@@ -77,11 +83,15 @@ class Bench:
     def rows(self) -> Iterator[JsonObject]:
         """For each uniform width the uniform file and the mixed one that is no larger."""
         for width in UNIFORM:
-            uniform, same = self._file(dict.fromkeys(self.params, width))
-            mixed, agrees = self._fitted(width, uniform["file_bytes"])
+            uniform = self._file(dict.fromkeys(self.params, width))
+            mixed = self._fitted(width, uniform["file_bytes"])
+            both = {"uniform": self._agrees(uniform["bits"]), "mixed": self._agrees(mixed["bits"])}
+            for name, found in (("uniform", uniform), ("mixed", mixed)):
+                found |= {"agreement": float(both[name].mean()), "agreement_of_draws": both[name].mean(1).tolist()}
+            agrees, same = both["mixed"].mean(0), both["uniform"].mean(0)
             yield {"width": width, "n": len(same), "uniform": uniform, "mixed": mixed, **less(agrees, same)}
 
-    def _fitted(self, width: int, most: int) -> tuple[JsonObject, Array]:
+    def _fitted(self, width: int, most: int) -> JsonObject:
         """The mixed file of least damage of at most ``most`` bytes, as the uniform one of ``width`` has."""
         limit = sum(of_layer[width] for of_layer in self.cost.values()) + self.once[width]
         for _ in range(_ATTEMPTS):
@@ -89,27 +99,39 @@ class Bench:
             cost = {name: {b: self.cost[name][b] for b in of_layer} for name, of_layer in damage.items()}
             bits = least_damage(damage, cost, limit, self.once)
             assert bits is not None
-            found, agrees = self._file(bits)
+            found = self._file(bits)
             if found["file_bytes"] <= most:
-                return found, agrees
+                return found
             limit -= found["file_bytes"] - most
         raise RuntimeError(f"no mixed file of at most {most} bytes in {_ATTEMPTS} attempts")
 
-    def _file(self, bits: Bits) -> tuple[JsonObject, Array]:
-        """What a recipe's deployed file is, and where it agrees with the float one."""
-        recipe = Recipe((with_bits(STEP, bits), ROUNDING))
-        row = self.evaluator.trial(recipe.to_json(), recipe.key, [], 1.0)
-        if row["error"]:
-            raise RuntimeError(f"{recipe}: {row['error']}")
-        agrees = (self._decisions(self.evaluator.path(recipe.key)) == self.wanted).astype(float)
+    def _file(self, bits: Bits) -> JsonObject:
+        """What a recipe's deployed file is."""
+        row = self._deployed(self.evaluator, bits)
         stored = sum(self.stored[b] * self.params[name] for name, b in bits.items())
         return {
             "file_bytes": row["file_bytes"],
             "bits_per_weight": round(stored / sum(self.params.values()), 3),
             "layers": {str(b): count for b, count in sorted(Counter(bits.values()).items())},
             "bits": dict(bits),
-            "agreement": float(agrees.mean()),
-        }, agrees
+        }
+
+    def _agrees(self, bits: Bits) -> Array:
+        """Where the file of each draw agrees with the float one: (draws, samples), 0 or 1."""
+        rows = [(evaluator, self._deployed(evaluator, bits)["key"]) for evaluator in self.evaluators]
+        return np.array([self._decisions(evaluator.path(key)) == self.wanted for evaluator, key in rows], float)
+
+    def _deployed(self, evaluator: Evaluator, bits: Bits) -> JsonObject:
+        recipe = Recipe((with_bits(STEP, bits), ROUNDING))
+        row = evaluator.trial(recipe.to_json(), recipe.key, [], 1.0)
+        if row["error"]:
+            raise RuntimeError(f"{recipe}: {row['error']}")
+        return row
+
+    def _evaluator(self, task: Task, folder: Path) -> Evaluator:
+        folder.mkdir()
+        job = Job(lambda progress: (self.network.loaded, task), TARGET, 0, (), folder)
+        return Evaluator(job, lambda text, fraction: None)
 
     def _decisions(self, path: Path) -> Array:
         task = self.network.task

@@ -77,14 +77,14 @@ def test_a_mixed_file_is_of_the_least_damage_and_no_larger_than_the_uniform_one(
     bench.damage = {4: {"a": a, "b": b, "c": c}}
     asked: list[dict[str, int]] = []
 
-    def file(bits: dict[str, int]) -> tuple[dict[str, object], np.ndarray]:
+    def file(bits: dict[str, int]) -> dict[str, object]:
         asked.append(bits)
         size = sum(bench.cost[name][b] for name, b in bits.items()) + 30 * (len(asked) == 1)
-        return {"file_bytes": size, "bits": bits}, np.ones(1)
+        return {"file_bytes": size, "bits": bits}
 
     bench._file = file  # type: ignore[method-assign, assignment]
     most = 1500 * 4 // 8
-    found, _ = bench._fitted(4, most)
+    found = bench._fitted(4, most)
     assert found["bits"] == asked[-1]
     assert found["file_bytes"] <= most
     assert asked == [{"a": 2, "b": 8, "c": 8}, {"a": 2, "b": 8, "c": 4}]
