@@ -20,9 +20,7 @@ def criteria() -> str:
         mine = [known.get((network, criterion, *way)) for way in _WAYS]
         rows.append([network, criterion.replace("_", " "), *(f"{row['top1']:.2%}" if row else "" for row in mine)])
     floats = {row["network"]: f"{row['network']} {row['top1_float']:.2%}, n = {row['n']:,}" for row in found["rows"]}
-    macs = [
-        row["macs"] / row["macs_float"] for row in found["rows"] if _setting(row["recipe"][0])[1] == "PruneChannels"
-    ]
+    macs = [row["macs"] / row["macs_float"] for row in found["rows"] if row["recipe"][0]["step"] == "PruneChannels"]
     skipped = "".join(f" Not run: {name}: {reason}." for name, reason in found["skipped"].items())
     below = (
         f"\n\nTop-1; float32: {'; '.join(floats.values())}. Channels: the same share of every group goes, "

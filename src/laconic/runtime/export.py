@@ -58,15 +58,19 @@ class _FlatAttention(TorchFunctionMode):
     in a dimension of their own, as in timm's Twins and NesT, become more of the batch."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention or args[0].dim() == _ATTENTION_DIMS:
-            return func(*args, **(kwargs or {}))
-        query, key, value, *rest = args
-        given = {**dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)), **(kwargs or {})}
-        mask, leading = given.pop("attn_mask", None), query.shape[:-2]
-        if mask is not None:
-            mask = _flat(mask.expand(*leading, *mask.shape[-2:]))
-        found = func(_flat(query), _flat(key), _flat(value), attn_mask=mask, **given)
-        return found.reshape(*leading, *found.shape[-2:])
+        found = _attention if func is F.scaled_dot_product_attention else func
+        return found(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **by: Any
+) -> Any:
+    leading = query.shape[:-2]
+    if len(leading) + 2 == _ATTENTION_DIMS:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, *rest, **by)
+    mask = attn_mask if attn_mask is None else _flat(attn_mask.expand(*leading, *attn_mask.shape[-2:]))
+    found = F.scaled_dot_product_attention(_flat(query), _flat(key), _flat(value), mask, *rest, **by)
+    return found.reshape(*leading, *found.shape[-2:])
 
 
 def _flat(x: Tensor) -> Tensor:
