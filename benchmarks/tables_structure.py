@@ -104,11 +104,11 @@ def energy() -> str:
 
 
 def _energy(row: Row) -> list[str]:
-    ours, *others = (row.get(order) for order in ("energy", "magnitude", "magnitude, least squares"))
-    cells = [f"{ours['energy']:.1%}" if ours else "none"]
+    whole = {"energy": 1.0, "top1": row["top1_float"]}  # what an order leaves that keeps to the drop nowhere
+    ours, *others = (row.get(order, whole) for order in ("energy", "magnitude", "magnitude, least squares"))
+    cells = [f"{ours['energy']:.1%}"]
     for other in others:
-        cells.append(f"{other['energy']:.1%}" if other else "none")
-        cells.append(f"**{other['energy'] / ours['energy']:.2f}x**" if ours and other else "")
-    scores = ", ".join(f"{one['top1']:.2%}" if one else "none" for one in (ours, *others))
+        cells += [f"{other['energy']:.1%}", f"**{other['energy'] / ours['energy']:.2f}x**"]
+    scores = ", ".join(f"{one['top1']:.2%}" for one in (ours, *others))
     allowed = f"{100 * row['allowed']:g}"
     return [row["network"], allowed, *cells, f"{scores}; {row['top1_float']:.2%}", f"{row['n']:,}"]
