@@ -49,7 +49,7 @@ class Probes:
         and why one could not.
 
         Activations are in float: where they are rounded, any change in front of them rounds them all anew, which looked
-        like a damage of early layers. What moves all samples alike does not count: it is what biases are corrected by.
+        like a damage of early layers.
         """
         models, problem = dict[str, nn.Module](), None
         for i, (name, rows) in enumerate(recipes.items()):
@@ -71,8 +71,7 @@ class Probes:
             for name, other in models.items():
                 if name != base:
                     surgery.set_module(network, layer, other.get_submodule(layer))
-                    moved = self._outputs(network) - as_it_is
-                    found[layer][name] = self._relative(moved - moved.mean(0))
+                    found[layer][name] = self._relative(self._outputs(network) - as_it_is)
             surgery.set_module(network, layer, own)
         return found
 
