@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks import records
-from benchmarks.networks import Network, in_order, opened
+from benchmarks.networks import NETWORKS, Network, in_order
 from laconic import measure, proof, surgery
 from laconic.core import Context, JsonObject, Recipe, Step, Target, Traits
 from laconic.profile import profile
@@ -31,7 +31,7 @@ from laconic.steps.prune.channels import ChannelCriterion, PruneChannels
 from laconic.steps.prune.weights import PruneWeights, WeightCriterion
 
 TARGET = Target("onnxruntime")
-CHOSEN = ("ResNet-56, CIFAR-10", "MobileNetV1 0.75, ImageNet")
+CHOSEN = {name: NETWORKS[name] for name in ("ResNet-56, CIFAR-10", "MobileNetV1 0.75, ImageNet")}
 HALF, SPARSITY = 0.5, 0.8
 _HALVINGS = 7
 
@@ -42,7 +42,7 @@ def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
     kept = records.read("criteria") if words else {}
     if kept:
         found |= {key: kept[key] for key in found}
-    for name, network in opened(words, found["skipped"], CHOSEN):
+    for name, network in records.opened(CHOSEN, words, found["skipped"]):
         found["rows"] = in_order([row for row in found["rows"] if row["network"] != name] + list(_rows(name, network)))
         records.write(folder, "criteria", found)
     return found

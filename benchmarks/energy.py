@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from benchmarks import records
-from benchmarks.netadapt import NETWORKS, Bench, opened
+from benchmarks.netadapt import NETWORKS, Bench
 from laconic.core import JsonObject, Recipe
 from laconic.profile import Profile, profile
 from laconic.search.costs import Costs, tabulated
@@ -45,7 +45,8 @@ def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
     kept = records.read("energy") if words else {}
     if kept:
         found |= {key: kept[key] for key in found}
-    for name, loaded, task in opened(CHOSEN, words, found["skipped"]):
+    builders = {name: NETWORKS[name].build for name in CHOSEN}
+    for name, (loaded, task) in records.opened(builders, words, found["skipped"]):
         network = NETWORKS[name]
         with tempfile.TemporaryDirectory() as scratch:
             bench = Energy(loaded, network.told(task), "onnxruntime", network, {}, Path(scratch))

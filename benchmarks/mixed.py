@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers, records
-from benchmarks.networks import Network, in_order, opened
+from benchmarks.networks import NETWORKS, Network, in_order
 from benchmarks.quantization import less
 from laconic.core import Array, JsonObject, Recipe, Target, Task
 from laconic.search.knapsack import least_damage
@@ -51,7 +51,7 @@ def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
     kept = records.read("mixed") if words else {}
     if kept and kept["recipe"] == found["recipe"]:
         found |= {key: kept[key] for key in found}
-    for name, network in opened(words, found["skipped"]):
+    for name, network in records.opened(NETWORKS, words, found["skipped"]):
         with tempfile.TemporaryDirectory() as scratch:
             bench = Bench(network, Path(scratch))
             found["networks"][name] = {"params": bench.params, "damage": bench.damage}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,8 @@ import numpy as np
 
 from benchmarks import cifar, networks, peers, records, vgg
 from laconic import measure, models, proof
-from laconic.core import Batch, JsonObject, Measurement, Recipe, Split, Target, Task, Trial
+from laconic.core import JsonObject, Measurement, Recipe, Target, Task, Trial
+from laconic.data.source import Rows
 from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.costs import Costs, counted
@@ -41,19 +42,6 @@ ALLOWED = (0.01, 0.02, 0.03)
 ENOUGH = 0.04
 
 
-class First:
-    """The first samples of a split."""
-
-    def __init__(self, split: Split, count: int) -> None:
-        self.split, self.count = split, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, indices: Sequence[int]) -> Batch:
-        return self.split.read(indices)
-
-
 class Network(NamedTuple):
     """``saving``: of the cost that is left in every cut; ``probed``: whether a cut is chosen by probes of the whole, or
     by the damages of each alone, which is cheaper; ``scored``: at most so many samples of search choose among files;
@@ -67,7 +55,7 @@ class Network(NamedTuple):
 
     def told(self, task: Task) -> Task:
         """The task as the benchmark has it: nothing is trained, and some samples alone choose."""
-        some = First(task.search, min(self.scored, len(task.search)))
+        some = Rows(task.search, np.arange(min(self.scored, len(task.search))))
         return dataclasses.replace(task, calibration=self.calibration, trainable=False, search=some)
 
 
@@ -95,7 +83,8 @@ def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
     kept = records.read("netadapt") if words else {}
     if kept:
         found |= {key: kept[key] for key in found}
-    for name, loaded, task in opened(NETWORKS, words, found["skipped"]):
+    builders = {name: network.build for name, network in NETWORKS.items()}
+    for name, (loaded, task) in records.opened(builders, words, found["skipped"]):
         network, known = NETWORKS[name], dict[str, float | None]()
         found["networks"][name] = {**network._asdict(), "build": None}
         found["rows"] = [row for row in found["rows"] if row["network"] != name]
@@ -106,20 +95,6 @@ def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
                     print(found["rows"][-1], flush=True)
             records.write(folder, "netadapt", found)
     return found
-
-
-def opened(
-    names: Iterable[str], words: tuple[str, ...], skipped: dict[str, str]
-) -> Iterator[tuple[str, models.LoadedModel, Task]]:
-    """Of ``names`` the networks that hold one of ``words``, all without words; of one that is skipped, the reason."""
-    for name in names:
-        if words and not any(word in name for word in words):
-            continue
-        try:
-            yield name, *NETWORKS[name].build()
-        except records.Skipped as reason:
-            skipped[name] = str(reason)
-            print(f"{name}: skipped: {reason}", flush=True)
 
 
 class Bench:

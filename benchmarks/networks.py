@@ -6,7 +6,7 @@ A network whose files are absent here is skipped, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,22 +96,6 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "MobileNetV2 1.0, ImageNet": partial(_imagenet, "mobilenet-v2-1.0-224", "mobilenet_v2_1.0_224_int8w"),
     "SqueezeNet 1.1, ImageNet": partial(_imagenet, "squeezenet-1.1", "squeezenet1_1_fp16"),
 }
-
-
-def opened(
-    words: tuple[str, ...], skipped: dict[str, str], names: Iterable[str] = tuple(NETWORKS)
-) -> Iterator[tuple[str, Network]]:
-    """Of ``names`` the networks that hold one of ``words``, all without words; of one that is skipped, the reason."""
-    for name in names:
-        if words and not any(word in name for word in words):
-            continue
-        try:
-            network = NETWORKS[name]()
-        except records.Skipped as reason:
-            skipped[name] = str(reason)
-            print(f"{name}: skipped: {reason}", flush=True)
-        else:
-            yield name, network
 
 
 def in_order(rows: list[JsonObject]) -> list[JsonObject]:

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from benchmarks import peers, records
-from benchmarks.networks import Network, in_order, opened
+from benchmarks.networks import NETWORKS, Network, in_order
 from laconic import proof
 from laconic.core import Array, Context, JsonObject, Predictor, Recipe, Target, Task
 from laconic.errors import MissingExtraError
@@ -46,7 +46,7 @@ def main(folder: Path | None, words: tuple[str, ...] = ()) -> dict[str, Any]:
     kept = records.read("quantization") if words else {}
     if kept and kept["recipe"] == found["recipe"]:
         found |= {key: kept[key] for key in found}
-    for name, network in opened(words, found["skipped"]):
+    for name, network in records.opened(NETWORKS, words, found["skipped"]):
         rows = [list(_rows(name, network, runtime)) for runtime in RUNTIMES]
         made = {
             "rows": [row for part in rows for row in part],

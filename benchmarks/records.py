@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from laconic import machine
 from laconic.story.evaluate import versions
@@ -18,6 +18,9 @@ from laconic.story.evaluate import versions
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path(__file__).resolve().parent / "records"
 DATA = Path(os.environ.get("LACONIC_DATA", ROOT.parent / "shared" / "data"))
+
+
+T = TypeVar("T")
 
 
 class Skipped(Exception):  # noqa: N818 - it is no error
@@ -30,6 +33,23 @@ def data(name: str) -> Path:
     if not path.exists():
         raise Skipped(f"{name} is not in $LACONIC_DATA ({DATA})")
     return path
+
+
+def opened(
+    builders: Mapping[str, Callable[[], T]], words: tuple[str, ...], skipped: dict[str, str]
+) -> Iterator[tuple[str, T]]:
+    """What the builders make whose names hold one of ``words``, all without words; of one that is skipped, the
+    reason."""
+    for name, build in builders.items():
+        if words and not any(word in name for word in words):
+            continue
+        try:
+            made = build()
+        except Skipped as reason:
+            skipped[name] = str(reason)
+            print(f"{name}: skipped: {reason}", flush=True)
+        else:
+            yield name, made
 
 
 def write(folder: Path, name: str, found: dict[str, Any]) -> dict[str, Any]:
