@@ -6,10 +6,10 @@ what :data:`laconic.runtime.onnx_codes.WIDTHS` says. (2 bits are the least that 
 the uniform one alone.) The layers' widths come from the functions that the search uses: the damage of each layer alone
 in each width, measured on calibration samples, the knapsack, and a probe of what it proposes; where a file still comes
 out larger than it was counted, its limit is lowered by what it was too much. Both sides are rounded by GPTQ with bias
-correction. Nothing is searched and nothing is trained: so search and holdout are both unseen, and every file is compared
-with the float one on all of their samples. Where there are calibration samples enough, both recipes are calibrated again
-with others (their bits are those of the first), and a sample's record is the share of the files that agree with the
-float one on it.
+correction. Nothing is searched and nothing is trained: so search and holdout are both unseen, and every file is
+compared with the float one on all of their samples. Where there are calibration samples enough, both recipes are
+calibrated again with others (their bits are those of the first), and a sample's record is the share of the files that
+agree with the float one on it.
 
 ``python -m benchmarks.mixed NAME ...`` runs the networks whose names hold one of these words again; the rows of all
 others stay in the record.

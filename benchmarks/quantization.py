@@ -181,8 +181,8 @@ def _compared(
 
 def less(mine: Array, peer: Array) -> JsonObject:
     """Laconic's agreement less the peer's on the same samples, from records between 0 and 1, with its lower bound
-    (paired, never above 0, and exact where records are 0 or 1), and the p-value of "no better than the peer" on a
-    sample where they differ (McNemar 1947: the sign test)."""
+    (paired, and exact where records are 0 or 1), and the p-value of "no better than the peer" on a sample where they
+    differ (McNemar 1947: the sign test)."""
     binary = bool(np.isin((mine, peer), (0, 1)).all())
     drop, bound = proof.bound_drop(peer, mine, CONFIDENCE, binary=binary)
     lost, won = int((mine < peer).sum()), int((mine > peer).sum())

@@ -32,10 +32,15 @@ def capital_by_hand(d, floor):
     return largest
 
 
-@pytest.mark.parametrize("floor", [0.01, 0.1, 0.6])
+@pytest.mark.parametrize("floor", [-0.2, 0.0, 0.01, 0.1, 0.6])
 def test_p_value_is_one_over_the_largest_capital(floor):
     d = np.random.default_rng(3).uniform(-0.5, 0.45, size=150)
     assert p_value(d, floor) == pytest.approx(1 / capital_by_hand(d, floor), rel=1e-9)
+
+
+def test_what_is_won_for_certain_is_a_bound_below_zero():
+    d = np.random.default_rng(1).uniform(-0.5, 0.1, size=1000)
+    assert d.mean() < upper_bound(d, 0.95) < -0.1
 
 
 def test_first_bet_by_hand():
@@ -48,7 +53,7 @@ def test_a_loss_is_no_evidence():
     assert upper_bound(np.ones(50), 0.95) == 1.0
 
 
-@given(differences, st.floats(0.001, 0.999), st.floats(0.001, 0.999))
+@given(differences, st.floats(-0.999, 0.999), st.floats(-0.999, 0.999))
 @settings(max_examples=100, deadline=None)
 def test_a_larger_floor_has_a_smaller_p_value(d, one, other):
     low, high = sorted((one, other))
@@ -61,7 +66,7 @@ def test_bound_inverts_p_value(d, confidence):
     bound = upper_bound(d, confidence)
     if bound < 1:
         assert p_value(d, bound) <= 1 - confidence
-    if bound > 2e-6:
+    if bound > 2e-6 - 1:
         assert p_value(d, bound - 1.1e-6) > 1 - confidence
 
 

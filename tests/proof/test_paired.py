@@ -78,7 +78,7 @@ def tango_limit(lost, won, n):
 
 
 @pytest.mark.parametrize("seen", [(0, 0), (1, 0), (2, 5), (6, 1), (4, 4), (0, 9), (3, 12)])
-@pytest.mark.parametrize("floor", [0.02, 0.15, 0.4])
+@pytest.mark.parametrize("floor", [-0.4, -0.1, 0.0, 0.02, 0.15, 0.4])
 def test_p_value_is_the_largest_probability_of_outcomes_as_good(seen, floor):
     n = 18
     limits = np.array([1.0 if lost == n else tango_limit(lost, won, n) for lost, won in every_outcome(n)])
@@ -87,8 +87,9 @@ def test_p_value_is_the_largest_probability_of_outcomes_as_good(seen, floor):
     low = stats.beta.ppf(5e-7, discordant, n - discordant + 1) if discordant else 0.0
     high = stats.beta.ppf(1 - 5e-7, discordant + 1, n - discordant)
     grid = np.linspace(max(low, floor), high, 400) if high > floor else []
-    probabilities = [trinomial(n, (psi + floor) / 2, (psi - floor) / 2)[as_good].sum() for psi in grid]
-    largest = max(probabilities, default=0.0)
+    drops = [max(floor, -psi) for psi in grid]  # of H0, the least drop that a discordance allows
+    pairs = [((psi + drop) / 2, (psi - drop) / 2) for psi, drop in zip(grid, drops, strict=True)]
+    largest = max((min(1.0, trinomial(n, p10, p01)[as_good].sum()) for p10, p01 in pairs), default=0.0)
     p = p_value(*seen, n, floor)
     assert largest <= p <= largest * SLACK + 3e-6
 
@@ -97,10 +98,10 @@ def test_p_value_is_the_largest_probability_of_outcomes_as_good(seen, floor):
 def test_size_is_at_most_alpha_for_every_true_state(n):
     """All outcomes, many nuisance values, true drops at the floor and above it."""
     largest = 0.0
-    for floor in (0.03, 0.1, 0.3):
+    for floor in (-0.1, 0.0, 0.03, 0.1, 0.3):
         p = np.array([p_value(lost, won, n, floor) for lost, won in every_outcome(n)])
         for drop in (floor, floor + 0.02, floor + 0.2):
-            for p01 in np.linspace(0, (1 - drop) / 2, 80):
+            for p01 in np.linspace(max(0, -drop), (1 - drop) / 2, 80):
                 probability = trinomial(n, p01 + drop, p01)
                 for alpha in (0.01, 0.05, 0.2):
                     size = probability[p <= alpha].sum()
@@ -112,12 +113,12 @@ def test_size_is_at_most_alpha_for_every_true_state(n):
 def test_bound_covers_every_true_drop():
     n, alpha = 25, 0.1
     bounds = np.array([upper_bound(lost, won, n, 1 - alpha) for lost, won in every_outcome(n)])
-    for drop in np.linspace(0.005, 0.9, 50):
-        for p01 in np.linspace(0, (1 - drop) / 2, 30):
+    for drop in np.linspace(-0.9, 0.9, 91):
+        for p01 in np.linspace(max(0, -drop), (1 - drop) / 2, 30):
             assert trinomial(n, p01 + drop, p01)[bounds < drop].sum() <= alpha
 
 
-@given(outcomes(), st.floats(0.001, 0.999))
+@given(outcomes(), st.floats(-0.999, 0.999))
 @settings(max_examples=150, deadline=None)
 def test_more_lost_or_fewer_won_is_never_better(outcome, floor):
     lost, won, n = outcome
@@ -129,7 +130,7 @@ def test_more_lost_or_fewer_won_is_never_better(outcome, floor):
         assert p_value(lost - 1, won + 1, n, floor) <= p * SLACK + 2e-6
 
 
-@given(outcomes(), st.floats(0.001, 0.999), st.floats(0.001, 0.999))
+@given(outcomes(), st.floats(-0.999, 0.999), st.floats(-0.999, 0.999))
 @settings(max_examples=150, deadline=None)
 def test_a_larger_floor_has_a_smaller_p_value(outcome, one, other):
     low, high = sorted((one, other))
@@ -141,13 +142,13 @@ def test_a_larger_floor_has_a_smaller_p_value(outcome, one, other):
 def test_bound_inverts_p_value(outcome, confidence):
     lost, won, n = outcome
     bound = upper_bound(lost, won, n, confidence)
-    assert 0 < bound <= 1
+    assert -1 < bound <= 1
     assert bound >= (lost - won) / n or confidence < 0.9
     if bound < 1:
         assert p_value(*outcome, bound) <= 1 - confidence
     width = max(bound - (lost - won) / n, 1e-6)
     below = bound - 0.02 * width
-    if below > 0.001 * width and bound < 1:
+    if below > -1 and bound < 1:
         assert p_value(*outcome, below) > (1 - confidence) * 0.98
 
 
@@ -189,14 +190,14 @@ def test_power_at_the_designs_example():
 
 @pytest.mark.parametrize(
     ("lost", "won", "n", "floor"),
-    [(-1, 0, 10, 0.1), (0, -1, 10, 0.1), (6, 5, 10, 0.1), (0, 0, 0, 0.1), (1, 1, 10, 0.0), (1, 1, 10, 1.0)],
+    [(-1, 0, 10, 0.1), (0, -1, 10, 0.1), (6, 5, 10, 0.1), (0, 0, 0, 0.1), (1, 1, 10, -1.0), (1, 1, 10, 1.0)],
 )
 def test_p_value_refuses_bad_input(lost, won, n, floor):
     with pytest.raises(ValueError, match="got"):
         p_value(lost, won, n, floor)
 
 
-@pytest.mark.parametrize("floor", [float("nan"), -0.1, 1.5])
+@pytest.mark.parametrize("floor", [float("nan"), -1.5, 1.5])
 def test_p_value_refuses_a_bad_floor(floor):
     with pytest.raises(ValueError, match="a floor is a fraction"):
         p_value(1, 1, 10, floor)
@@ -207,6 +208,15 @@ def test_bound_refuses_bad_input():
         upper_bound(1, 1, 10, 1.0)
     with pytest.raises(ValueError, match="count some of n"):
         upper_bound(6, 5, 10, 0.95)
+
+
+def test_what_is_won_for_certain_is_a_bound_below_zero():
+    """McNemar's exact test asks the same of a floor of 0, of the discordant samples alone."""
+    for lost, won, n in ((5, 30, 400), (47, 125, 10_000), (10, 18, 1000), (3, 4, 100)):
+        sign_test = stats.binomtest(won, lost + won, alternative="greater").pvalue
+        assert (upper_bound(lost, won, n, 0.95) < 0) == (sign_test < 0.05)
+    won = stats.beta.ppf(0.05, 40, 1)  # of 40 of 40, and whatever else happens may be a loss
+    assert upper_bound(0, 40, 40, 0.95) == pytest.approx(1 - 2 * won, abs=0.001)
 
 
 def test_everything_lost_proves_nothing():

@@ -45,7 +45,7 @@ def doubt_floor(baseline: Array, candidate: Array, floor: float, binary: bool) -
 
 
 def bound_drop(baseline: Array, candidate: Array, confidence: float, binary: bool) -> tuple[float, float]:
-    """The observed drop, and its one-sided upper bound at ``confidence`` (never below 0).
+    """The observed drop, and its one-sided upper bound at ``confidence``: below 0 where the candidate won for certain.
 
     >>> drop, bound = bound_drop(np.ones(1000), np.ones(1000), confidence=0.95, binary=True)
     >>> drop, round(bound, 3)

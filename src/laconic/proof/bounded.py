@@ -39,15 +39,15 @@ def p_value(differences: Array, floor: float) -> float:
     >>> p_value(np.zeros(1000), 0.01) < 0.05 < p_value(np.zeros(100), 0.01)
     True
     """
-    if not 0 < floor < 1:
-        raise ValueError(f"a floor is a fraction above 0 and below 1, got {floor}")
+    if not -1 < floor < 1:
+        raise ValueError(f"a floor is a fraction between -1 and 1, got {floor}")
     return _p_value(*_bets(differences), floor)
 
 
 def upper_bound(differences: Array, confidence: float) -> float:
     """The one-sided upper confidence bound of the mean: the least floor with a p-value of at most 1 - confidence.
 
-    Rounded up by at most one millionth; never below 0.
+    Rounded up by at most one millionth; below 0 where the candidate won for certain.
 
     >>> 0.003 < upper_bound(np.zeros(1000), 0.95) < 0.006
     True
@@ -55,7 +55,7 @@ def upper_bound(differences: Array, confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"a confidence is a fraction above 0 and below 1, got {confidence}")
     X, bets = _bets(differences)
-    low, high = 0.0, 1.0
+    low, high = -1.0, 1.0
     while high - low > _RESOLUTION:
         middle = (low + high) / 2
         low, high = (low, middle) if _p_value(X, bets, middle) <= 1 - confidence else (middle, high)

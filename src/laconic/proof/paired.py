@@ -19,7 +19,9 @@ Given the number d of discordant samples lost is Bin(d, p10 / psi), so at a drop
     P(psi) = sum over d of  Bin(d; n, psi) * Pr(Bin(d, (1 + floor / psi) / 2) <= k(d))
 
 where k(d) is the largest lost at which an outcome with d discordant samples is as good as the one seen. Larger drops
-at the same psi make lost larger, hence P smaller, so the boundary of H0 is enough.
+at the same psi make lost larger, hence P smaller, so the boundary of H0 is enough. (A floor below 0 asks whether the
+candidate won: of H0 is then also any psi below -floor, where a drop of -psi is the best for it, and P rises with psi up
+to the boundary's own psi = -floor.)
 
 **Deviations.** (1) "As good" means a Tango limit no larger than the one seen, not a T no larger at the floor: one order
 then serves every floor, so the p-value falls as the floor rises, and the bound that inverts it (Buehler 1957, JASA 52,
@@ -48,27 +50,30 @@ _GAMMA = 1e-6
 _TAIL = 1e-9  # what the sum over d leaves out at each end; counted in full
 _SLACK = 0.01
 _CELLS = 16
+_LEAST = 1e-300  # a share of 0, for a logarithm
 
 
 def p_value(lost: int, won: int, n: int, floor: float) -> float:
-    """The p-value of H0: drop >= ``floor``, having seen ``lost`` and ``won`` among ``n`` samples.
+    """The p-value of H0: drop >= ``floor``, having seen ``lost`` and ``won`` among ``n`` samples; a floor below 0 is a
+    gain.
 
     >>> p_value(0, 0, 304, 0.01) < 0.05 < p_value(0, 0, 296, 0.01)
     True
     """
     _check(lost, won, n)
-    if not 0 < floor < 1:
-        raise ValueError(f"a floor is a fraction above 0 and below 1, got {floor}")
+    if not -1 < floor < 1:
+        raise ValueError(f"a floor is a fraction between -1 and 1, got {floor}")
     return 1.0 if lost == n else _order(lost, won, n).p_value(floor)
 
 
 def upper_bound(lost: int, won: int, n: int, confidence: float) -> float:
-    """The one-sided upper confidence bound of the drop: the least floor with a p-value of at most 1 - confidence.
+    """The one-sided upper confidence bound of the drop: the least floor with a p-value of at most 1 - confidence; below
+    0 where the candidate won for certain.
 
-    Rounded up, to a p-value between 98.5 and 100 % of 1 - confidence; never below 0.
+    Rounded up, to a p-value between 98.5 and 100 % of 1 - confidence.
 
-    >>> round(upper_bound(0, 0, 300, 0.95), 2)
-    0.01
+    >>> round(upper_bound(0, 0, 300, 0.95), 2), round(upper_bound(10, 40, 300, 0.95), 2)
+    (0.01, -0.06)
     """
     _check(lost, won, n)
     if not 0 < confidence < 1:
@@ -78,7 +83,7 @@ def upper_bound(lost: int, won: int, n: int, confidence: float) -> float:
     order = _order(lost, won, n)
     alpha = 1 - confidence
     width = order.limit - (lost - won) / n
-    low, high, floor = 0.0, 1.0, max(order.limit, width / 1000)  # low is not proved, high is
+    low, high, floor = -1.0, 1.0, order.limit  # low is not proved, high is
     while high - low > width / 1000:
         if not low < floor < high:
             floor = (low + high) / 2
@@ -140,7 +145,7 @@ class _Order:
     def probability(self, p10: Array, p01: Array) -> Array:
         """The probability of the outcomes as good as the one seen, for each pair; at most 2 tails too small."""
         psi = p10 + p01  # (cells,)
-        share = p10 / psi
+        share = np.maximum(p10 / psi, _LEAST)
         first = special.bdtr(float(self.k[0]), int(self.d[0]), share) if self.k[0] >= 0 else np.zeros_like(share)
         given_d = np.exp(_log_powers(share) @ self._log_jump)  # (cells, d)
         given_d *= self._rise - share[:, None]
@@ -151,8 +156,10 @@ class _Order:
         allowance = _GAMMA + 2 * _TAIL
         if self.high <= floor:
             return allowance
+        if self.high <= -floor:
+            return min(1.0, float(self.probability(np.zeros(1), np.array([self.high]))[0]) + allowance)
         widest = max(self.high - floor, 1e-12)  # never so narrow that a share rounds to 1
-        edges = np.linspace(max(self.low - floor, 0.0), widest, _CELLS + 1) / 2
+        edges = np.linspace(max(self.low, abs(floor)) - floor, widest, _CELLS + 1) / 2
         left, right = edges[:-1], edges[1:]
         attained = bound = 0.0
         while len(left):

@@ -31,6 +31,8 @@ def samples_needed(floor: float, discordance: float, confidence: float) -> int:
     >>> 296 <= samples_needed(0.01, 0.0, 0.95) <= 304
     True
     """
+    if not 0 < floor < 1:
+        raise ValueError(f"a floor is a fraction above 0 and below 1, got {floor}")
 
     def enough(n: int) -> bool:
         pairs = _pairs(n, discordance)
