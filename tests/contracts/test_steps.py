@@ -208,6 +208,12 @@ CASES = {
             {"exclude": "conv1"},
         ),
     ),
+    "RateDistortion": Case(
+        working={"price": 0.1},
+        other={"price": 1.0},
+        zero={"exclude": ["*"]},
+        bad=({"price": 0}, {"price": -1}, {"price": "high"}, {"exclude": "conv1"}),
+    ),
     "Ternary": Case(
         working={"epochs": 1, "lr": 3e-3, "batch": 16, "keep_ends": False},
         other={"epochs": 0},
@@ -288,6 +294,7 @@ FORMS = (
     "Quantize",
     "QuantizeWeights",
     "CastWeights",
+    "RateDistortion",
     "EPR",
     "Ternary",
     "Binary",

@@ -324,6 +324,15 @@ def test_the_price_of_bits_rises_as_far_as_the_floor_allows(harm: float, price: 
     assert world.price(best.recipe.steps[0]) == pytest.approx(price, rel=0.05)
 
 
+@pytest.mark.parametrize(("harm", "price"), [(0.001, 8.0), (0.05, 0.25)])
+def test_bits_have_their_price_without_training_too(harm: float, price: float) -> None:
+    world = World({"a": 9.0}, integer=False, bought_harm=harm, minimize="size")
+    best = search(world)
+    assert best is not None
+    assert names(best.recipe) == ["RateDistortion"]
+    assert world.price(best.recipe.steps[0]) == pytest.approx(price, rel=0.05)
+
+
 def test_what_is_left_of_the_structure_pays_for_its_bits_too() -> None:
     world = World({"a": 0.01}, integer=False, priced_harm=0.001, trainable=True, healed=0.5, minimize="size")
     best = search(world)

@@ -11,6 +11,7 @@ from laconic.core import Measurement, Recipe, Target, Trial, Width
 from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.costs import counted
+from laconic.search.policy import _PRICES
 from laconic.search.space import BLOCKS, HEADS, Allocation, Group, LayerCost, Space
 from laconic.search.tools import BudgetSpentError, Tools
 from laconic.steps import STEPS
@@ -18,6 +19,7 @@ from laconic.steps import STEPS
 STORED = (2, 3, 4, 5, 6, 8)
 PRODUCT = "SpatiallySeparable"
 _ALONE = ("QuantizeWeights", "Cluster")
+_PRICED = {"EPR": 0.05, "RateDistortion": 0.08}  # of the size is left at the first price
 BYTES, MACS, LATENCY_MS = 1_000_000.0, 5_000_000.0, 2.0
 
 
@@ -66,8 +68,9 @@ class World:
     ``product_harm[layer]``: what a layer hurts, times the square of the share of its MACs that goes, as a product.
     ``narrow_harm[layer]``: what a layer hurts more in 4 bits, rounded to the nearest, a fourth of that with each bit
     more; GPTQ mends half of it, and what is learned nine tenths; bits are stored as they are. ``rounded_harm`` and
-    ``shared_harm``: what 4 bits of weights alone hurt, as integers or as shared values; ``priced_harm``: what EPR hurts
-    at the price that it is first tried at, and twice that at twice the price. ``fails``: whether a recipe's trial is an
+    ``shared_harm``: what 4 bits of weights alone hurt, as integers or as shared values; ``priced_harm`` and
+    ``bought_harm``: what EPR and RateDistortion hurt at the price that they are first tried at, and twice that at twice
+    the price; EPR makes the smaller file. ``fails``: whether a recipe's trial is an
     error. ``ledger`` remembers every trial and probe; ``asked`` every recipe in the order in which
     it was asked for.
     """
@@ -90,6 +93,7 @@ class World:
     rounded_harm: float = 9.0
     shared_harm: float = 9.0
     priced_harm: float = 9.0
+    bought_harm: float = 9.0
     fails: Callable[[Recipe], str | None] = lambda recipe: None
     early: bool = False  # a clear drop ends the scoring early
     ledger: dict[str, Trial] = field(default_factory=dict)
@@ -176,7 +180,9 @@ class World:
             speed /= 1 - share + share / self.integer_speed
             size *= 1 - 0.75 * share - self.narrow_share(recipe)
         size *= math.prod(step.bits / 32 for step in recipe.steps if type(step).__name__ in _ALONE)  # type: ignore[attr-defined]
-        size *= math.prod(0.05 / self.price(step) for step in recipe.steps if type(step).__name__ == "EPR")
+        for step in recipe.steps:
+            if type(step).__name__ in _PRICED:
+                size *= _PRICED[type(step).__name__] / self.price(step)
         if "Cast" in names:
             speed *= 1.5
         if self.early and drop > 3 * self.max_drop:
@@ -203,8 +209,8 @@ class World:
             if name == "Quantize":
                 found += sum(h for layer, h in self.integer_harm.items() if layer not in step.exclude)  # type: ignore[attr-defined]
                 narrow = sum(self.narrow_harm.get(layer, 0.0) * 4 ** (4 - b) for layer, b in self.narrow(step).items())
-            if name == "EPR":
-                narrow += self.priced_harm * self.price(step)
+            if name in _PRICED:
+                narrow += {"EPR": self.priced_harm}.get(name, self.bought_harm) * self.price(step)
             if name in _ALONE:
                 narrow += {"Cluster": self.shared_harm}.get(name, self.rounded_harm) * 4 ** (4 - step.bits)  # type: ignore[attr-defined]
             narrow *= {"GPTQ": 0.5, "LSQ": 0.1, "Reconstruct": 0.1}.get(name, 1.0)
@@ -215,9 +221,10 @@ class World:
         return found + narrow
 
     def price(self, step: object) -> float:
-        """Of an EPR, in the price that it is first tried at."""
+        """In the price that such a step is first tried at."""
         settings: Any = step
-        return float(settings.price) * sum(layer.params for layer in self.space.layers) / 8000 / 0.1
+        first = _PRICES[type(step).__name__]
+        return float(settings.price) * sum(layer.params for layer in self.space.layers) / 8000 / first
 
     def narrow(self, step: object) -> dict[str, int]:
         """The layers that a Quantize puts into fewer bits than 8, with these."""

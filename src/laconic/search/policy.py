@@ -30,7 +30,8 @@ from laconic.search.tools import Tail, Tools
 
 RANGES = ("mse", "percentile", "minmax")
 _NARROW = 4  # bits: with so many, in all layers, the search for fewer begins
-_PRICE = 0.1  # of all weights at one bit each, in units of the loss: where EPR's search for the highest price begins
+_PRICES = {"RateDistortion": 0.006, "EPR": 0.1}
+"""Of all weights at one bit each, in units of the loss: where the search for the highest price begins."""
 _DOUBLINGS = 3
 _BISECTIONS = 4
 _TAILS = 4  # that every cut of the structure is tried with at first
@@ -208,15 +209,22 @@ class Policy:
             self._as_far(lambda b: (self._step("Cluster", bits=int(b), codes="trained", epochs=epochs),), *bits)
 
     def _priced(self) -> list[tuple[Trial, Tail]]:
-        """Where training is allowed: weights as integers, trained under a price for their bits, as high as the floor
-        allows; as a tail it follows less structure at the same price."""
-        if not self.space.trainable or _NARROW not in self.space.widths or not self.space.layers:
+        """Weights as integers under a price for their bits, as high as the floor allows: rounded, and where training
+        is allowed trained; as tails they follow less structure at the same price."""
+        if _NARROW not in self.space.widths or not self.space.layers:
             return []
-        epochs = self._epochs(1.0)
+        tried = self._as_far(lambda p: (self._step("RateDistortion", price=p),), *self._prices("RateDistortion"))
+        if self.space.trainable:
+            epochs = self._epochs(1.0)
+            tried += self._as_far(lambda p: (self._step("EPR", price=p, epochs=epochs),), *self._prices("EPR"))
+        return tried
+
+    def _prices(self, step: str) -> tuple[float, list[float], list[float]]:
+        """Of a kilobyte: where the search begins, what is higher, and what is lower."""
         kilobytes = sum(layer.params for layer in self.space.layers) / 8000  # of one bit per weight
-        prices = [float(f"{_PRICE / kilobytes * 2**n:.2g}") for n in range(-_DOUBLINGS, _DOUBLINGS + 1)]
-        lower, higher = prices[:_DOUBLINGS][::-1], prices[_DOUBLINGS + 1 :]
-        return self._as_far(lambda p: (self._step("EPR", price=p, epochs=epochs),), prices[_DOUBLINGS], higher, lower)
+        first = _PRICES[step] / kilobytes
+        prices = [float(f"{first * 2**n:.2g}") for n in range(-_DOUBLINGS, _DOUBLINGS + 1)]
+        return prices[_DOUBLINGS], prices[_DOUBLINGS + 1 :], prices[:_DOUBLINGS][::-1]
 
     def _as_far(
         self, form: Callable[[float], Tail], start: float, further: Sequence[float], back: Sequence[float]

@@ -25,6 +25,7 @@ from laconic.steps.quantize.equalize import Equalize
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.lsq import LSQ
 from laconic.steps.quantize.post_training import Quantize
+from laconic.steps.quantize.rate_distortion import RateDistortion
 from laconic.steps.quantize.reconstruct import Reconstruct
 from laconic.steps.quantize.smooth import Smooth
 from laconic.steps.quantize.ternary import Ternary
@@ -53,6 +54,7 @@ STEPS: dict[str, type[Step]] = {
     "AdaRound": AdaRound,
     "Reconstruct": Reconstruct,
     "LSQ": LSQ,
+    "RateDistortion": RateDistortion,
     "EPR": EPR,
     "Ternary": Ternary,
     "Binary": Binary,

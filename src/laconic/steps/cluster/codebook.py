@@ -152,7 +152,7 @@ def install_empty(layer: surgery.Layer, entries: int, length: int) -> None:
 
 
 def open_layers(model: nn.Module, left: Sequence[str], step: str) -> dict[str, surgery.Layer]:
-    """The layers whose weights ``step`` may share: not those that match the globs ``left``, nor those whose weight is
+    """The layers whose weights ``step`` may take: not those that match the globs ``left``, nor those whose weight is
     another layer's too. Raises :class:`RecipeError` where weights are integers already, :class:`TrialError` where a
     weight is not finite."""
     layers = surgery.weighted_layers(model)

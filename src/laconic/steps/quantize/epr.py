@@ -7,11 +7,8 @@ trained, and integers K, which follow float weights straight-through; what is mi
 
 over all layers, p a model of each layer's integers. Deviations:
 
-- p is no trained density but the frequencies of the integers as they are: for given integers no other p gives less,
-  and an adaptive coder comes to it. It says how often a weight is zero by its row and its column, as the contexts of
-  a ``.lac`` file's coder do (docs/format.md): with densities r of the row, c of the column and d of all, the odds that
-  it is not are odds(r) odds(c) / odds(d), r and c drawn to d by :data:`_PRIOR` weights. Then a sign of one bit, and
-  the frequency of the magnitude in the layer.
+- p is no trained density but the frequencies of the integers as they are (:mod:`.code_length`): for given integers no
+  other p gives less, and an adaptive coder comes to it.
 - -log2 p is taken at W / s itself, linear between integers, instead of at integers with noise: the pull of a weight to
   the next integer is the difference of the two integers' bits.
 - Batch norms are folded first, so that a layer has one step and no gains.
@@ -23,7 +20,6 @@ float32 their last bytes are zeros, which cost nothing in a packed file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,11 +36,10 @@ from laconic.errors import RecipeError
 from laconic.fake_quantize import FakeQuantize, weight_quantizer
 from laconic.steps.cluster.codebook import open_layers
 from laconic.steps.prune.mask import only_masked
+from laconic.steps.quantize.code_length import lengths
 from laconic.steps.quantize.trained import check_data, check_training, computed_in_float, train
 from laconic.steps.train.fit import Penalised
 
-_PRIOR = 4.0
-_LEAST_DENSITY = 1e-4
 _KILOBYTE = 8000.0  # bits
 
 
@@ -178,25 +173,10 @@ def code_length(levels: Tensor, top: int) -> Tensor:
     rows = levels.flatten(1).abs()
     low = rows.detach().floor().clamp(max=top - 1)
     with torch.no_grad():
-        zero, other, magnitudes = _lengths(rows.round(), top)
+        zero, other, magnitudes = lengths(rows.round(), top)
         below = torch.where(low == 0, zero, other + magnitudes[low.long()])
         above = other + magnitudes[low.long() + 1]
     return (below + (rows - low) * (above - below)).sum()
-
-
-def _lengths(magnitudes: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What a zero, and what another integer's flag and sign take at each place (out, in); what a magnitude takes
-    (top + 1,), 0 having none."""
-    used = (magnitudes > 0).to(magnitudes.dtype)
-    density = (used.sum() + 0.5) / (used.numel() + 1)
-    odds = -torch.logit(density)
-    for axis in (0, 1):
-        along = (used.sum(axis, keepdim=True) + _PRIOR * density) / (used.shape[axis] + _PRIOR)
-        odds = odds + torch.logit(along, _LEAST_DENSITY)
-    counts = torch.stack([(magnitudes == k).sum() for k in range(1, top + 1)]) + 0.5
-    lengths = torch.cat([counts.new_zeros(1), -torch.log2(counts / counts.sum())])
-    zero, other = (nn.functional.softplus(x) / math.log(2) for x in (odds, -odds))
-    return zero, other + 1, lengths
 
 
 @contextmanager

@@ -14,6 +14,7 @@ Cost: one run of the float and one of the quantized network, and inputs^3 per la
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -71,39 +72,66 @@ class GPTQ:
         return model
 
 
+Pick = Callable[[Tensor, int], Tensor]
+"""The codes (groups, channels) of an input, by its place in the order, whose weights are so many scales, (groups,
+channels): beside zero, without a zero point."""
+
+
+class Columns:
+    """The inputs of a layer in the order in which their weights are rounded.
+
+    ``hessian`` (groups, inputs, inputs) is X X^T; with ``order`` the inputs of the largest diagonal go first. ``upper``
+    is U, ``damping`` what the factorisation took. Raises :class:`TrialError` where no damping makes it positive
+    definite.
+    """
+
+    def __init__(self, hessian: Tensor, order: bool = True) -> None:
+        h = hessian.clone()
+        diagonal = h.diagonal(dim1=1, dim2=2)  # g k, a view
+        self.dead = diagonal <= 0
+        diagonal[self.dead] = 1.0
+        places = torch.arange(h.shape[2]).expand(len(h), -1)
+        self.rank = diagonal.argsort(1, descending=True) if order else places
+        h = h.gather(1, self.rank[:, :, None].expand_as(h)).gather(2, self.rank[:, None].expand_as(h))
+        self.upper, self.damping = _factor(h)
+
+    def ordered(self, of_weights: Tensor) -> Tensor:
+        """What there is of each weight, (groups, channels, inputs), in the order of the inputs."""
+        return of_weights.gather(2, self.rank[:, None].expand_as(of_weights))
+
+    def codes(self, weight: Tensor, scale: Tensor, pick: Pick) -> Tensor:
+        """The codes of ``weight`` (groups, channels, inputs), less the zero point; ``scale`` is of its shape."""
+        u, kept = self.upper, self.ordered(weight != 0)  # zero is what pruning left, and stays
+        w = self.ordered(weight.double().masked_fill(self.dead[:, None], 0.0))
+        s = self.ordered(scale.double())
+        codes = torch.empty_like(w)
+        for start in range(0, w.shape[2], _BLOCK):
+            stop = min(start + _BLOCK, w.shape[2])
+            errors = torch.empty_like(w[:, :, start:stop])
+            for j in range(start, stop):
+                codes[:, :, j] = torch.where(kept[:, :, j], pick(w[:, :, j] / s[:, :, j], j), 0.0)
+                e = (w[:, :, j] - codes[:, :, j] * s[:, :, j]) / u[:, j, j, None]  # g c
+                w[:, :, j:stop] -= e[:, :, None] * u[:, None, j, j:stop]
+                errors[:, :, j - start] = e
+            w[:, :, stop:] -= errors @ u[:, start:stop, stop:]
+        return torch.empty_like(codes).scatter(2, self.rank[:, None].expand_as(codes), codes).to(weight.dtype)
+
+
 def gptq(
     weight: Tensor, scale: Tensor, zero_point: Tensor, limits: tuple[int, int], hessian: Tensor, order: bool = True
 ) -> tuple[Tensor, float]:
     """The codes of ``weight`` (groups, channels, inputs), and the damping that the factorisation took.
 
-    ``scale`` and ``zero_point`` are of the weight's shape; codes lie in ``limits``; ``hessian`` (groups, inputs,
-    inputs) is X X^T. Raises :class:`TrialError` where no damping makes it positive definite.
+    ``scale`` and ``zero_point`` are of the weight's shape; codes lie in ``limits``; ``hessian`` and ``order`` as in
+    :class:`Columns`.
     """
-    w, h = weight.double().clone(), hessian.clone()
-    diagonal = h.diagonal(dim1=1, dim2=2)  # g k, a view
-    dead = diagonal <= 0
-    diagonal[dead] = 1.0
-    w.masked_fill_(dead[:, None], 0.0)
-    kept = weight != 0  # zero is what pruning left, and stays
-    rank = diagonal.argsort(1, descending=True) if order else torch.arange(w.shape[2]).expand(len(w), -1)
-    columns = rank[:, None].expand_as(w)
-    w, s, z = (t.double().gather(2, columns) for t in (w, scale, zero_point))
-    kept = kept.gather(2, columns)
-    h = h.gather(1, rank[:, :, None].expand_as(h)).gather(2, rank[:, None].expand_as(h))
-    u, damping = _factor(h)
-    codes = torch.empty_like(w)
-    for start in range(0, w.shape[2], _BLOCK):
-        stop = min(start + _BLOCK, w.shape[2])
-        errors = torch.empty_like(w[:, :, start:stop])
-        for j in range(start, stop):
-            code = (torch.round(w[:, :, j] / s[:, :, j]) + z[:, :, j]).clamp(*limits)
-            code = torch.where(kept[:, :, j], code, z[:, :, j])
-            codes[:, :, j] = code
-            e = (w[:, :, j] - (code - z[:, :, j]) * s[:, :, j]) / u[:, j, j, None]  # g c
-            w[:, :, j:stop] -= e[:, :, None] * u[:, None, j, j:stop]
-            errors[:, :, j - start] = e
-        w[:, :, stop:] -= errors @ u[:, start:stop, stop:]
-    return torch.empty_like(codes).scatter(2, columns, codes).to(weight.dtype), damping
+    columns = Columns(hessian, order)
+    zero = columns.ordered(zero_point.double())
+
+    def nearest(levels: Tensor, j: int) -> Tensor:
+        return (torch.round(levels) + zero[:, :, j]).clamp(*limits) - zero[:, :, j]
+
+    return columns.codes(weight, scale, nearest) + zero_point, columns.damping
 
 
 def _factor(hessian: Tensor) -> tuple[Tensor, float]:
