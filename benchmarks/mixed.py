@@ -4,12 +4,11 @@
 The budget of a mixed file is the bytes of the uniform one, both as deployed for ONNX Runtime, where each width takes
 what :data:`laconic.runtime.onnx_codes.WIDTHS` says. (2 bits are the least that a file can hold: of that size there is
 the uniform one alone.) The layers' widths come from the functions that the search uses: the damage of each layer alone
-in each width, measured on calibration samples, the knapsack, and a probe of what it proposes; where a file still comes
-out larger than it was counted, its limit is lowered by what it was too much. Both sides are rounded by GPTQ with bias
-correction. Nothing is searched and nothing is trained: so search and holdout are both unseen, and every file is
-compared with the float one on all of their samples. Where there are calibration samples enough, both recipes are
-calibrated again with others (their bits are those of the first), and a sample's record is the share of the files that
-agree with the float one on it.
+in each width, measured on calibration samples, and the knapsack; where a file still comes out larger than it was
+counted, its limit is lowered by what it was too much. Both sides are rounded by GPTQ with bias correction. Nothing is
+searched and nothing is trained: so search and holdout are both unseen, and every file is compared with the float one on
+all of their samples. Where there are calibration samples enough, both recipes are calibrated again with others (their
+bits are those of the first), and a sample's record is the share of the files that agree with the float one on it.
 
 ``python -m benchmarks.mixed NAME ...`` runs the networks whose names hold one of these words again; the rows of all
 others stay in the record.
@@ -30,7 +29,8 @@ from benchmarks import peers, records
 from benchmarks.networks import NETWORKS, Network, in_order
 from benchmarks.quantization import less
 from laconic.core import Array, JsonObject, Recipe, Target, Task
-from laconic.search.precision import exchanged, near, proposed, sizes, with_bits
+from laconic.search.knapsack import least_damage
+from laconic.search.precision import exchanged, near, sizes, with_bits
 from laconic.search.space import Space
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
@@ -54,7 +54,7 @@ def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
     for name, network in records.opened(NETWORKS, words, found["skipped"]):
         with tempfile.TemporaryDirectory() as scratch:
             bench = Bench(network, Path(scratch))
-            found["networks"][name] = {"params": bench.params, "damages": bench.damages}
+            found["networks"][name] = {"params": bench.params, "damage": bench.damage}
             rows = [{"network": name, **row} for row in bench.rows()]
         print(*rows, sep="\n", flush=True)
         found["rows"] = in_order([row for row in found["rows"] if row["network"] != name] + rows)
@@ -74,7 +74,7 @@ class Bench:
         self.params = {layer.name: layer.params for layer in space.layers}
         self.stored = {bits: width.bits for bits, width in space.widths.items()}
         self.cost, self.once = sizes(self.params, space.widths)
-        self.damages = {
+        self.damage = {
             width: exchanged((STEP, ROUNDING), self.params, near(space.widths, width), self._exchange)
             for width in UNIFORM
         }
@@ -95,7 +95,9 @@ class Bench:
         """The mixed file of least damage of at most ``most`` bytes, as the uniform one of ``width`` has."""
         limit = sum(of_layer[width] for of_layer in self.cost.values()) + self.once[width]
         for _ in range(_ATTEMPTS):
-            bits = proposed(self.damages[width], self.cost, limit, self.once, self._probe)
+            damage = self.damage[width]
+            cost = {name: {b: self.cost[name][b] for b in of_layer} for name, of_layer in damage.items()}
+            bits = least_damage(damage, cost, limit, self.once)
             assert bits is not None
             found = self._file(bits)
             if found["file_bytes"] <= most:
@@ -135,17 +137,10 @@ class Bench:
         task = self.network.task
         return peers.decisions(self.evaluator.runtime.open_file(path, TARGET), (task.search, task.holdout), task)
 
-    def _exchange(self, recipes: Mapping[int, Recipe], base: int) -> list[dict[str, dict[int, float]]]:
+    def _exchange(self, recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
         rows = {str(width): recipe.to_json() for width, recipe in recipes.items()}
-        found: list[dict[str, dict[str, float]]] = self.evaluator.exchange(rows, str(base), "")["damages"]
-        return [
-            {name: {int(width): d for width, d in of_layer.items()} for name, of_layer in damages.items()}
-            for damages in found
-        ]
-
-    def _probe(self, bits: Bits) -> float | None:
-        damage: float | None = self.evaluator.probe(Recipe((with_bits(STEP, bits), ROUNDING)).to_json(), "")["damage"]
-        return damage
+        found: dict[str, dict[str, float]] = self.evaluator.exchange(rows, str(base), "")["damages"]
+        return {name: {int(width): d for width, d in of_layer.items()} for name, of_layer in found.items()}
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Bench:
         self.space = Space.of(self.evaluator.describe())
         self.baseline = self.evaluator.path(self.evaluator.baseline_key)
         goal = Goal()
-        tools = Tools(STEPS, self._evaluate, self._probe, lambda *_: [], self._layer_times, lambda: 0.0)
+        tools = Tools(STEPS, self._evaluate, self._probe, lambda *_: {}, self._layer_times, lambda: 0.0)
         judge = Judge(goal, ENOUGH, self._evaluate(Recipe()))
         self.structure = Structure(self.space, goal, judge, tools, self._attempt, lambda effort, macs: 0.0, tail=())
 

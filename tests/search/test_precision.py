@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pytest
-
 from laconic.core import Recipe, Width
-from laconic.search.precision import FLOAT, exchanged, near, proposed, sensitivities, sizes, with_bits
+from laconic.search.precision import FLOAT, exchanged, near, sensitivities, sizes, with_bits
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
 
@@ -39,30 +37,13 @@ def test_sensitivities_are_of_each_layer_alone() -> None:
 
 
 def test_layers_are_exchanged_in_the_widest_network_and_a_width_that_fails_costs_all() -> None:
-    def exchange(recipes: Mapping[int, Recipe], base: int) -> list[dict[str, dict[int, float]]]:
+    def exchange(recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
         assert base == 8
         assert recipes == {b: Recipe((Quantize(bits=b, exclude=("c",)), GPTQ())) for b in (3, 4, 8)}
-        return [{"a": {3: 0.75, 4: 0.5, 8: 0.0}, "b": {4: 0.5, 8: 0.0}, "c": {3: 0.1}}, {}]
+        return {"a": {3: 0.75, 4: 0.5, 8: 0.0}, "b": {4: 0.5, 8: 0.0}, "c": {3: 0.1}}
 
     found = exchanged((Quantize(exclude=("c",)), GPTQ()), "ab", (3, 4, 8), exchange)
-    assert found[0] == {"a": {3: 0.75, 4: 0.5, 8: 0.0}, "b": {3: 1.0, 4: 0.5, 8: 0.0}}
-    assert found[1] == {name: {3: 1.0, 4: 1.0, 8: 1.0} for name in "ab"}
-
-
-def test_of_different_proposals_the_one_that_a_probe_of_the_whole_prefers() -> None:
-    cost = {"a": {3: 3.0, 8: 8.0}, "b": {3: 3.0, 8: 8.0}}
-    harms_a, harms_b = ({"a": {3: a, 8: 0.0}, "b": {3: 1.0 - a, 8: 0.0}} for a in (0.9, 0.1))
-    probed: list[Mapping[str, int]] = []
-
-    def probe(bits: Mapping[str, int]) -> float | None:
-        probed.append(bits)
-        return {3: 0.5, 8: 0.25}[bits["b"]]
-
-    assert proposed([harms_a, harms_b], cost, 11, None, probe) == {"a": 3, "b": 8}
-    assert probed == [{"a": 8, "b": 3}, {"a": 3, "b": 8}]
-    assert proposed([harms_a, harms_b], cost, 11, None, lambda bits: None if bits["b"] == 8 else 1.0) == probed[0]
-    assert proposed([harms_a, harms_a], cost, 11, None, lambda bits: pytest.fail("nothing to decide")) == probed[0]
-    assert proposed([harms_a, harms_b], cost, 5, None, probe) is None
+    assert found == {"a": {3: 0.75, 4: 0.5, 8: 0.0}, "b": {3: 1.0, 4: 0.5, 8: 0.0}}
 
 
 def test_near_widths() -> None:

@@ -142,7 +142,7 @@ class World:
             self.probes[recipe.key] = None if self.fails(recipe) else self.drop(recipe)
         return self.probes[recipe.key]
 
-    def exchange(self, recipes: Mapping[int, Recipe], base: int) -> list[dict[str, dict[int, float]]]:
+    def exchange(self, recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
         found: dict[str, dict[int, float]] = {}
         whole = self.probe(recipes[base])
         for layer in self.space.layers:
@@ -152,7 +152,7 @@ class World:
                 damage = self.probe(changed)
                 if damage is not None and whole is not None:
                     found.setdefault(layer.name, {})[bits] = damage - whole
-        return [found]
+        return found
 
     def layer_times(self, recipe: Recipe) -> dict[str, float]:
         """By the count that the search has too, so that there is nothing to learn from them."""

@@ -23,7 +23,7 @@ from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.costs import counted
 from laconic.search.knapsack import Choices, least_damage
-from laconic.search.precision import FLOAT, exchanged, near, proposed, sensitivities, sizes, with_bits
+from laconic.search.precision import FLOAT, exchanged, near, sensitivities, sizes, with_bits
 from laconic.search.space import BLOCKS, CHANNELS, FACTORED, HEADS, Allocation, Space
 from laconic.search.structure import Structure
 from laconic.search.tools import Tail, Tools
@@ -150,8 +150,7 @@ class Policy:
             tried.append(self._tried(with_bits(step, bits), *rest))
             return self.judge.holds(tried[-1][0])
 
-        high = sum(of_layer[FLOAT] for of_layer in cost.values())
-        self._bisect(lambda limit: least_damage(choices, cost, limit), cost, high, holds)
+        self._bisect(choices, cost, sum(of_layer[FLOAT] for of_layer in cost.values()), holds)
         return tried
 
     def _costs(self, step: Step, rest: Tail) -> dict[str, dict[int, float]]:
@@ -177,21 +176,13 @@ class Policy:
         chosen = {width: widths[width] for width in near(widths, _NARROW)}
         cost, once = sizes(layers, chosen)
         high = sum(of_layer[bearable] for of_layer in cost.values()) + once[bearable]
-        damages = exchanged((step, self._step("GPTQ")), layers, chosen, self.tools.exchange)
-
-        def mixed(bits: Mapping[str, int]) -> Step:
-            return with_bits(step, {**dict.fromkeys(step.exclude, FLOAT), **bits})
+        damage = exchanged((step, self._step("GPTQ")), layers, chosen, self.tools.exchange)
 
         def holds(bits: Mapping[str, int]) -> bool:
-            tried.extend(self._rounded(mixed(bits)))
+            tried.extend(self._rounded(with_bits(step, {**dict.fromkeys(step.exclude, FLOAT), **bits})))
             return self.judge.holds(tried[-1][0])
 
-        def allocated(limit: float) -> dict[str, int] | None:
-            return proposed(
-                damages, cost, limit, once, lambda bits: self.tools.probe(Recipe((mixed(bits), self._step("GPTQ"))))
-            )
-
-        self._bisect(allocated, cost, high, holds)
+        self._bisect(damage, cost, high, holds, once)
         return tried
 
     def _weights_alone(self) -> None:
@@ -241,17 +232,18 @@ class Policy:
 
     def _bisect(
         self,
-        allocated: Callable[[float], dict[str, int] | None],
+        damage: Choices,
         cost: Choices,
         high: float,
         holds: Callable[[Mapping[str, int]], bool],
+        once: Mapping[int, float] | None = None,
     ) -> None:
-        """Ask ``holds`` of what is ``allocated`` within limits between the cheapest one's cost and ``high``, at which
-        the floor holds as far as is known: those that hold lead lower, the others higher."""
+        """Ask ``holds`` of allocations at limits between the cheapest one's cost and ``high``, at which the floor holds
+        as far as is known: those that hold lead lower, the others higher."""
         low = sum(min(of_layer.values()) for of_layer in cost.values())
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            bits = allocated(middle)
+            bits = least_damage(damage, cost, middle, once)
             if bits is not None and holds(bits):
                 high = middle
             else:

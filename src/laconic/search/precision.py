@@ -5,20 +5,17 @@ al. 2019, arXiv 1905.03696, there from second derivatives, here from the network
 so what the knapsack finds is a proposal: a trial measures it. For narrow widths (:func:`exchanged`) each width is
 quantized once, and of the widest network, in which everything else is nearly exact, one layer after the other is
 exchanged for its narrow form, activations in float: among narrow layers, which correct each other's errors, one that is
-suddenly better looked worse. It is measured in more than one way, and :func:`proposed` asks a probe of the whole which
-proposal to keep. The costs are bytes or milliseconds, whatever counts.
+suddenly better looked worse. The costs are bytes or milliseconds, whatever counts.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from laconic.core import Recipe, Step, Width
-from laconic.search.knapsack import Choices, least_damage
 
 FLOAT = 32
 """The bits of a layer that is left in float."""
@@ -49,37 +46,16 @@ def exchanged(
     steps: Sequence[Step],
     layers: Iterable[str],
     widths: Iterable[int],
-    exchange: Callable[[Mapping[int, Recipe], int], Sequence[Mapping[str, Mapping[int, float]]]],
-) -> list[dict[str, dict[int, float]]]:
-    """By each measure of ``exchange``, that of :class:`.tools.Tools`: the damage of each of the ``layers`` in each of
-    the ``widths``, with all others in the widest, in which it has none; a width that fails costs everything. ``steps``
-    as in :func:`sensitivities`."""
+    exchange: Callable[[Mapping[int, Recipe], int], Mapping[str, Mapping[int, float]]],
+) -> dict[str, dict[int, float]]:
+    """The damage of each of the ``layers`` in each of the ``widths``, with all others in the widest, in which it has
+    none; a width that fails costs everything. ``steps`` as in :func:`sensitivities`; ``exchange`` is that of
+    :class:`.tools.Tools`."""
     (step, *behind), names = steps, list(layers)
     floats = dict.fromkeys(getattr(step, "exclude", ()), FLOAT)
     recipes = {b: Recipe((with_bits(step, floats | dict.fromkeys(names, b)), *behind)) for b in widths}
-    measured = exchange(recipes, max(recipes)) or [{}]
-    return [{name: {b: damages.get(name, {}).get(b, 1.0) for b in recipes} for name in names} for damages in measured]
-
-
-def proposed(
-    damages: Sequence[Choices],
-    cost: Choices,
-    limit: float,
-    once: Mapping[int, float] | None,
-    probe: Callable[[Mapping[str, int]], float | None],
-) -> dict[str, int] | None:
-    """The bits of least damage within ``limit`` (:func:`.knapsack.least_damage`); where the measures of ``damages``
-    propose different ones, those with which the whole network is damaged least by ``probe``."""
-    found = [bits for damage in damages if (bits := least_damage(damage, cost, limit, once)) is not None]
-    different = [bits for i, bits in enumerate(found) if bits not in found[:i]]
-    if len(different) < 2:
-        return different[0] if different else None
-
-    def damage_of(bits: Mapping[str, int]) -> float:
-        measured = probe(bits)
-        return math.inf if measured is None else measured
-
-    return min(different, key=damage_of)
+    measured = exchange(recipes, max(recipes))
+    return {name: {b: measured.get(name, {}).get(b, 1.0) for b in recipes} for name in names}
 
 
 def near(widths: Iterable[int], width: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from laconic.core import Recipe, Step, Trial
@@ -19,13 +19,13 @@ class BudgetSpentError(Exception):
 class Tools:
     """What the policy works with. ``steps`` maps names to step classes; ``evaluate(recipe)`` gives a trial (from the
     ledger if it is there); ``probe(recipe)`` gives a damage, or None where the recipe fails; ``exchange(recipes, key)``
-    the damages, by each measure, of the network of ``recipes[key]`` with a single layer taken from that of another, by
-    layer and key, those that fail missing; ``layer_times(recipe)`` gives the milliseconds in each layer;
-    ``seconds_per_sample()`` is the price of training."""
+    the damage of the network of ``recipes[key]`` with a single layer taken from that of another, by layer and key,
+    those that fail missing; ``layer_times(recipe)`` gives the milliseconds in each layer; ``seconds_per_sample()`` is
+    the price of training."""
 
     steps: Mapping[str, Callable[..., Step]]
     evaluate: Callable[[Recipe], Trial]
     probe: Callable[[Recipe], float | None]
-    exchange: Callable[[Mapping[int, Recipe], int], Sequence[Mapping[str, Mapping[int, float]]]]
+    exchange: Callable[[Mapping[int, Recipe], int], Mapping[str, Mapping[int, float]]]
     layer_times: Callable[[Recipe], Mapping[str, float]]
     seconds_per_sample: Callable[[], float]

@@ -43,11 +43,10 @@ class Probes:
 
     def exchange(
         self, recipes: Mapping[str, list[JsonObject]], base: str
-    ) -> tuple[list[dict[str, dict[str, float]]], str | None]:
+    ) -> tuple[dict[str, dict[str, float]], str | None]:
         """How far the outputs of the network of ``recipes[base]`` move, in the unit of a damage, with one layer at a
         time taken from that of another recipe: by layer and by the recipe's name, those missing that cannot be applied;
-        and why one could not. Twice: as it is, and less what moves all samples alike. Which of the two predicts better
-        what a class is taken for depends on the network.
+        and why one could not.
 
         Activations are in float: where they are rounded, any change in front of them rounds them all anew, which looked
         like a damage of early layers.
@@ -60,23 +59,21 @@ class Probes:
                 float_values(models[name])
             except LaconicError as error:
                 problem = str(error)
-        return self._exchanged(models, base) if base in models else [], problem
+        return self._exchanged(models, base) if base in models else {}, problem
 
-    def _exchanged(self, models: Mapping[str, nn.Module], base: str) -> list[dict[str, dict[str, float]]]:
+    def _exchanged(self, models: Mapping[str, nn.Module], base: str) -> dict[str, dict[str, float]]:
         network, as_it_is = models[base], self._outputs(models[base])
         layers = list(surgery.weighted_layers(network))
-        whole, apart = dict[str, dict[str, float]](), dict[str, dict[str, float]]()
+        found: dict[str, dict[str, float]] = {}
         for i, layer in enumerate(layers):
             self.context.progress(f"exchanging {layer}", 0.5 + i / len(layers) / 2)
-            own, whole[layer], apart[layer] = network.get_submodule(layer), {base: 0.0}, {base: 0.0}
+            own, found[layer] = network.get_submodule(layer), {base: 0.0}
             for name, other in models.items():
                 if name != base:
                     surgery.set_module(network, layer, other.get_submodule(layer))
-                    error = self._outputs(network) - as_it_is
-                    whole[layer][name] = self._relative(error)
-                    apart[layer][name] = self._relative(error - error.mean(0))
+                    found[layer][name] = self._relative(self._outputs(network) - as_it_is)
             surgery.set_module(network, layer, own)
-        return [whole, apart]
+        return found
 
     def _applied(self, rows: list[JsonObject]) -> nn.Module:
         model: nn.Module = Recipe.parse(rows, STEPS).apply(self.model, self.task, self.context)[0]

@@ -116,9 +116,9 @@ class Trials:
         damage: float | None = row["damage"]
         return damage
 
-    def exchange(self, recipes: Mapping[int, Recipe], base: int) -> list[dict[str, dict[int, float]]]:
-        """The damages, by each measure, of the network of ``recipes[base]`` with a single layer of another recipe's, by
-        layer and number of the recipe; those that cannot be applied are missing."""
+    def exchange(self, recipes: Mapping[int, Recipe], base: int) -> dict[str, dict[int, float]]:
+        """The damage of the network of ``recipes[base]`` with a single layer of another recipe's, by layer and number
+        of the recipe; those that cannot be applied are missing."""
         key = digest([base, *((number, self.key(recipe)) for number, recipe in recipes.items())])
         row = self.ledger.find("probe", key=key)
         if row is None:
@@ -127,10 +127,7 @@ class Trials:
             rows = {str(number): recipe.to_json() for number, recipe in recipes.items()}
             row = self.worker.call("exchange", rows, str(base), key, progress=self.reporter.progress)
             self.ledger.append(row)
-        return [
-            {name: {int(n): d for n, d in of_layer.items()} for name, of_layer in damages.items()}
-            for damages in row["damages"]
-        ]
+        return {name: {int(n): d for n, d in of_layer.items()} for name, of_layer in row["damages"].items()}
 
     def packed(self, key: str) -> JsonObject:
         """The bytes of a trial's file as ``.lac``: ``packed_bytes`` in all, ``payload_bytes`` of them weights."""
