@@ -27,6 +27,7 @@ ALL = (
     "sparse24",
     "factorize",
     "criteria",
+    "post_training",
     "packing",
     "fuzz",
     "deep_compression",

@@ -196,6 +196,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "resnet56": pruning.resnet56,
     "sparse24": pruning.sparse24,
     "sparse24_speed": pruning.sparse24_speed,
+    "post_training": packed.post_training,
     "packing": packed.packing,
     "fuzz": packed.fuzz,
     "deep_compression": packed.deep_compression,

@@ -39,6 +39,26 @@ def packing() -> str:
 _SIZES = ("file_bytes", "gzip_bytes", "xz_bytes", "zstd_bytes", "huffman_bytes")
 
 
+def post_training() -> str:
+    """Packed files without training: weights at a price beside uniform ones."""
+
+    def line(row: Row) -> list[str]:
+        found = [f"{row['packed_bytes']:,}", f"{row['ratio']:.2f}x", f"{row['agreement']:.2%}"]
+        drops = [f"{100 * row['search_drop']:.2f}", f"{100 * row['drop']:.2f} (at most {100 * row['bound']:.2f})"]
+        cells = [row["network"], row["name"], *found, *drops, f"{row['seconds']:.0f}"]
+        return [f"**{cell}**" for cell in cells] if row["chosen"] else cells
+
+    def below(found: Row) -> str:
+        skipped = "".join(f" Not run: {name}: {reason}." for name, reason in found["skipped"].items())
+        return (
+            "Bytes of whole `.lac` files, beside the original's ONNX file. Bold: the smallest that loses at most "
+            f"{100 * found['allowed']:g} point on search.{skipped}"
+        )
+
+    columns = ["network, data", "weights", ".lac", "smaller", "agrees with float32", "points lost on search"]
+    return record_table("post_training", [*columns, "on the holdout (95 %)", "seconds"], line, below)
+
+
 def fuzz() -> str:
     """What became of the files that were tampered with."""
     found = records.read("fuzz")
