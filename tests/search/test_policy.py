@@ -315,22 +315,24 @@ def test_layers_get_the_bits_that_they_need() -> None:
     )
 
 
-@pytest.mark.parametrize(("harm", "price"), [(0.001, 8.0), (0.012, 1.0), (0.05, 0.25)])
-def test_the_price_of_bits_rises_as_far_as_the_floor_allows(harm: float, price: float) -> None:
+@pytest.mark.parametrize("harm", [0.0001, 0.012, 0.05])
+def test_the_price_of_bits_rises_as_far_as_the_floor_allows(harm: float) -> None:
     world = World({"a": 9.0}, integer=False, priced_harm=harm, trainable=True, minimize="size")
     best = search(world)
     assert best is not None
     assert names(best.recipe) == ["EPR"]
-    assert world.price(best.recipe.steps[0]) == pytest.approx(price, rel=0.05)
+    bearable = world.max_drop / harm
+    assert bearable / 1.3 < world.price(best.recipe.steps[0]) <= bearable
 
 
-@pytest.mark.parametrize(("harm", "price"), [(0.001, 8.0), (0.05, 0.25)])
-def test_bits_have_their_price_without_training_too(harm: float, price: float) -> None:
+@pytest.mark.parametrize("harm", [0.0001, 0.012, 0.05])
+def test_bits_have_their_price_without_training_too(harm: float) -> None:
     world = World({"a": 9.0}, integer=False, bought_harm=harm, minimize="size")
     best = search(world)
     assert best is not None
     assert names(best.recipe) == ["RateDistortion"]
-    assert world.price(best.recipe.steps[0]) == pytest.approx(price, rel=0.05)
+    bearable = world.max_drop / harm
+    assert bearable / 1.3 < world.price(best.recipe.steps[0]) <= bearable
 
 
 def test_what_is_left_of_the_structure_pays_for_its_bits_too() -> None:

@@ -33,6 +33,7 @@ _NARROW = 4  # bits: with so many, in all layers, the search for fewer begins
 _PRICES = {"RateDistortion": 0.006, "EPR": 0.1}
 """Of all weights at one bit each, in units of the loss: where the search for the highest price begins."""
 _DOUBLINGS = 3
+_DEARER = 1.2  # by so much a price rises at a notch
 _BISECTIONS = 4
 _TAILS = 4  # that every cut of the structure is tried with at first
 EFFORTS = (1.0, 2.0, 4.0)
@@ -214,7 +215,7 @@ class Policy:
         """Of a kilobyte: where the search begins, what is higher, and what is lower."""
         kilobytes = sum(layer.params for layer in self.space.layers) / 8000  # of one bit per weight
         first = _PRICES[step] / kilobytes
-        prices = [float(f"{first * 2**n:.2g}") for n in range(-_DOUBLINGS, _DOUBLINGS + 1)]
+        prices = [_two_digits(first * 2**n) for n in range(-_DOUBLINGS, _DOUBLINGS + 1)]
         return prices[_DOUBLINGS], prices[_DOUBLINGS + 1 :], prices[:_DOUBLINGS][::-1]
 
     def _as_far(
@@ -267,7 +268,7 @@ class Policy:
         allowance = effort * (seconds / _TRIALS_PER_BUDGET if seconds is not None else _TRAINING_S)
         epoch = self.tools.seconds_per_sample() * self.space.n_train * (_TEACHER + (1 - _TEACHER) * macs)
         epochs = allowance / max(epoch, 1e-9)
-        return float(f"{min(epochs, _LONGEST_EPOCHS * effort):.2g}")
+        return _two_digits(min(epochs, _LONGEST_EPOCHS * effort))
 
     # ----------------------------------------------------------------------------------------------------- refinement
 
@@ -284,8 +285,8 @@ class Policy:
 
 def neighbours(recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Recipe]:
     """The recipes a single notch from this one that may be better, the most promising first: one group with fewer
-    channels, one layer as a smaller product, one layer fewer in float, one layer in fewer bits, other ranges, no
-    integers, integers."""
+    channels, one layer as a smaller product, one layer fewer in float, one layer in fewer bits, other ranges, a higher
+    price for bytes, no integers, integers."""
     for i, step in enumerate(recipe.steps):
         rest = recipe.steps[:i], recipe.steps[i + 1 :]
         for changed in _moves(step, space, goal, steps):
@@ -314,6 +315,8 @@ def _moves(step: Step, space: Space, goal: Goal, steps: Mapping[str, Callable[..
         for ranges in RANGES:
             if ranges != settings.ranges:
                 yield _with(step, ranges=ranges)
+    elif type(step).__name__ in _PRICES:
+        yield _with(step, price=_two_digits(settings.price * _DEARER))
 
 
 def _narrower(step: Step, space: Space) -> Iterator[Step]:
@@ -330,6 +333,10 @@ def _narrower(step: Step, space: Space) -> Iterator[Step]:
     for _, name, bits in sorted(moves, reverse=True):
         layers = {n: b for n, b in (dict(settings.layers) | {name: bits}).items() if b != settings.bits}
         yield _with(step, layers=layers, weight_ranges="mse")
+
+
+def _two_digits(number: float) -> float:
+    return float(f"{number:.2g}")
 
 
 def _harm(trial: Trial) -> tuple[float, float]:
