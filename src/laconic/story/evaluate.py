@@ -24,7 +24,7 @@ from laconic import machine, measure, surgery
 from laconic.core import Arrays, Context, Facts, JsonObject, Recipe, Target, Task, digest
 from laconic.data import with_reference
 from laconic.errors import DeployError, LaconicError, TargetError
-from laconic.fake_quantize import GroupQuantize, attached, weight_quantizer
+from laconic.fake_quantize import PER_TENSOR, attached, weight_quantizer
 from laconic.models.loaded import LoadedModel
 from laconic.profile import profile
 from laconic.runtime import runtime_of
@@ -334,9 +334,9 @@ class Evaluator:
 
 
 def _arithmetic(model: nn.Module) -> str:
-    weights = map(weight_quantizer, surgery.weighted_layers(model).values())
-    if attached(model) is not None or any(isinstance(quantizer, GroupQuantize) for quantizer in weights):
-        return "integer"  # kernels for short weights round the activations while they run
+    weights = filter(None, map(weight_quantizer, surgery.weighted_layers(model).values()))
+    if attached(model) is not None or any(quantizer.axis != PER_TENSOR for quantizer in weights):
+        return "integer"  # kernels for weights with a scale per output or block round the activations while they run
     return "float" if getattr(model, "precision", "f32") == "f32" else "bf16"
 
 

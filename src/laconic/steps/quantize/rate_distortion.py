@@ -51,7 +51,6 @@ from laconic.steps.quantize.code_length import lengths
 from laconic.steps.quantize.gptq import Columns, Pick
 from laconic.steps.quantize.layerwise import Rows, choose_codes, give_biases
 from laconic.steps.quantize.observe import calibration_inputs
-from laconic.steps.quantize.trained import computed_in_float
 from laconic.steps.settings import check_types
 
 _TOP = 127
@@ -108,7 +107,7 @@ class RateDistortion:
         for name, layer in layers.items():
             if name not in uncalled:
                 _round_bias(layer, price / fisher[name])
-        return model, {"folded": folded, "layers": list(layers), "left": uncalled, **computed_in_float(8)}
+        return model, {"folded": folded, "layers": list(layers), "left": uncalled}
 
     def restore(self, model: Any, facts: Facts) -> Any:
         for layer, norm in facts["folded"]:
