@@ -32,7 +32,7 @@ from laconic.story.evaluate import Evaluator, Job
 TARGET = Target("onnxruntime")
 NAMES = ("ResNet-20", "transformer", "MobileNetV1", "SqueezeNet")
 BITS = (4, 5)
-PRICES = (0.003, 0.006, 0.012, 0.024)  # of all weights at one bit each, in units of the loss
+PRICES = (0.0015, 0.003, 0.006, 0.012)  # of all weights at one bit each, in units of the loss
 ALLOWED = 0.01
 
 
