@@ -27,6 +27,6 @@ def lengths(magnitudes: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
         along = (used.sum(axis, keepdim=True) + _PRIOR * density) / (used.shape[axis] + _PRIOR)
         odds = odds + torch.logit(along, _LEAST_DENSITY)
     counts = torch.stack([(magnitudes == k).sum() for k in range(1, top + 1)]) + 0.5
-    lengths = torch.cat([counts.new_zeros(1), -torch.log2(counts / counts.sum())])
+    magnitude = torch.cat([counts.new_zeros(1), -torch.log2(counts / counts.sum())])
     zero, other = (nn.functional.softplus(x) / math.log(2) for x in (odds, -odds))
-    return zero, other + 1, lengths
+    return zero, other + 1, magnitude
