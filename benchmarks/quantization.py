@@ -2,7 +2,7 @@
 
 One recipe for all networks, nothing is searched and nothing is trained: so search and holdout are both unseen, and
 every file is compared with the float one on all of their samples. The same calibration samples for everybody, one
-thread, batch 1, timings in turns (peer, laconic, peer).
+thread, batch 1, timings in turns (peer, laconic, peer), laconic's and a peer's file opened anew many times.
 
 A thousand samples tell two good files apart only roughly, and which is better depends on the calibration samples. So
 where there are enough of these, everybody quantizes again with others (``draws``), and a sample's record is the share
@@ -17,7 +17,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +150,12 @@ def _compared(
     wanted, truth = peers.decisions(original, splits, task), peers.targets(splits)
     told = {"name": "float32", "n": len(wanted), "top1": float((wanted == truth).mean())}
     yield {**told, "file_bytes": peers.file_bytes(baseline)}
-    mine: tuple[Predictor, Array] | None = None
+    mine: tuple[Callable[[], Predictor], Array] | None = None
     for name, make in makers.items():
         try:
             path = make()
-            foreign = name == peers.MLPERF
-            session = peers.tflite(path, target.threads) if foreign else opener.open_file(path, target)
+            opened = partial(peers.tflite if name == peers.MLPERF else opener.open_file, path, target)
+            session = opened()
             found = peers.decisions(session, splits, task)
         except Exception as error:  # whatever a peer's quantizer or its file raises is what it gives its user
             if mine is None:
@@ -173,9 +174,10 @@ def _compared(
             "speed_to_float": peers.ratio(original, session, one),
         }
         if mine is None:
-            mine = session, agrees
+            mine = opened, agrees
         else:
-            row |= {"laconic_less_peer": less(mine[1], agrees), "laconic_over_peer": peers.ratio(session, mine[0], one)}
+            row["laconic_less_peer"] = less(mine[1], agrees)
+            row["laconic_over_peer"] = peers.ratio_anew(opened, mine[0], one)
         yield row
 
 
