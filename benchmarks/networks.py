@@ -6,7 +6,7 @@ A network whose files are absent here is skipped, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,6 +98,6 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 }
 
 
-def in_order(rows: list[JsonObject]) -> list[JsonObject]:
+def in_order(rows: list[JsonObject], names: Iterable[str] = NETWORKS) -> list[JsonObject]:
     """Rows in the order of their networks."""
-    return sorted(rows, key=lambda row: list(NETWORKS).index(row["network"]))
+    return sorted(rows, key=lambda row: list(names).index(row["network"]))

@@ -14,17 +14,17 @@ def criteria() -> str:
     found = records.read("criteria")
     if not found:
         return NOT_RUN
-    known = {(row["network"], *_setting(row["recipe"][0])): row for row in found["rows"]}
+    known = {(row["network"], *_setting(row["recipe"][-1])): row for row in found["rows"]}
     rows = []
     for network, criterion in dict.fromkeys(key[:2] for key in known):
         mine = [known.get((network, criterion, *way)) for way in _WAYS]
         rows.append([network, criterion.replace("_", " "), *(f"{row['top1']:.2%}" if row else "" for row in mine)])
     floats = {row["network"]: f"{row['network']} {row['top1_float']:.2%}, n = {row['n']:,}" for row in found["rows"]}
-    macs = [row["macs"] / row["macs_float"] for row in found["rows"] if row["recipe"][0]["step"] == "PruneChannels"]
+    macs = [row["macs"] / row["macs_float"] for row in found["rows"] if row["recipe"][-1]["step"] == "PruneChannels"]
     skipped = "".join(f" Not run: {name}: {reason}." for name, reason in found["skipped"].items())
     below = (
-        f"\n\nTop-1; float32: {'; '.join(floats.values())}. Channels: the same share of every group goes, "
-        f"{min(macs):.0%} to {max(macs):.0%} of the MACs are left. "
+        f"\n\nTop-1; float32: {'; '.join(floats.values())}. Channels: the same share of every group, and of "
+        f"the attention heads, goes, {min(macs):.0%} to {max(macs):.0%} of the MACs are left. "
         f"Weights: {found['sparsity']:.0%} of every layer's are zero.{skipped}"
     )
     columns = ["network, data", "criterion", *_WAYS.values()]
