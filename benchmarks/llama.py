@@ -26,7 +26,7 @@ CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "llama-shakespear
 MODEL = f"{Path(__file__).resolve()}:trained"
 CONTEXT = 64
 SEED = 0
-STEPS, BATCH, LR, WEIGHT_DECAY, WARMUP = 2500, 64, 2e-3, 0.1, 100
+STEPS, BATCH, LR, WEIGHT_DECAY, WARMUP = 1200, 64, 2e-3, 0.1, 100
 _TRAINING = 0.9
 
 
