@@ -38,6 +38,7 @@ from laconic.steps.cluster.product import ProductQuantize
 from laconic.steps.prune.channels import PruneChannels
 from laconic.steps.prune.weights import PruneWeights
 from laconic.steps.quantize.binary import Binary
+from laconic.steps.quantize.epr import EPR
 from laconic.steps.quantize.lsq import LSQ
 from laconic.steps.quantize.ternary import Ternary
 from laconic.steps.quantize.weights import QuantizeWeights
@@ -70,6 +71,7 @@ TRAININGS = {
     "resnet20-ternary": Training("cifar-resnet-20", Recipe((Ternary(epochs=2, lr=2e-3, batch=128),))),
     "resnet20-binary-weights": Training("cifar-resnet-20", Recipe((Binary(epochs=2, lr=2e-3, batch=128),))),
     "resnet20-binary": Training("cifar-resnet-20", Recipe((Binary(activations=True, epochs=4, lr=2e-3, batch=128),))),
+    "resnet20-epr": Training("cifar-resnet-20", Recipe((EPR(price=0.003, epochs=4, lr=1e-3, batch=128),))),
     "resnet20-cluster4": Training(
         "cifar-resnet-20", Recipe((Cluster(bits=4, codes="trained", epochs=1, lr=2e-4, batch=128),))
     ),

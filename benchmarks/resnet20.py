@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks import cifar, records
 from laconic import measure, proof
 from laconic.core import Array, Context, Facts, JsonObject, Recipe, Step, Target, Task
+from laconic.pack import container
 from laconic.runtime import onnxruntime
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
@@ -39,6 +40,7 @@ TRAINED = {
     "ternary weights, trained": "resnet20-ternary",
     "binary weights, trained": "resnet20-binary-weights",
     "binary weights and activations, trained": "resnet20-binary",
+    "weights at a price for bytes, trained": "resnet20-epr",
 }
 
 
@@ -50,8 +52,8 @@ def main(folder: Path) -> dict[str, Any]:
     skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
-        size, right, _ = scored(network, task, path)
-        rows.append({"name": "float32", "file_bytes": size, "training": told, **beside(right, right)})
+        whole, right, _ = scored(network, task, path)
+        rows.append({"name": "float32", **_sizes(path, whole), "training": told, **beside(right, right)})
         for name in (*ROUNDED, *TRAINED):
             try:
                 model, facts, told = _made(name, network, task, context)
@@ -59,8 +61,8 @@ def main(folder: Path) -> dict[str, Any]:
                 skipped[name] = str(reason)
                 print(f"{name}: skipped: {reason}", flush=True)
                 continue
-            size, found, deployed = scored(model, task, path)
-            row = {"name": name, "file_bytes": size, "training": told, **beside(right, found)}
+            _, found, deployed = scored(model, task, path)
+            row = {"name": name, **_sizes(path, whole), "training": told, **beside(right, found)}
             row |= {key: value for fact in (*facts, deployed) for key, value in fact.items() if key in _TOLD}
             print(row, flush=True)
             rows.append(row)
@@ -76,6 +78,12 @@ def _made(name: str, network: Any, task: Task, context: Context) -> tuple[Any, l
         return cifar.trained(TRAINED[name])
     model, facts = Recipe(ROUNDED[name]).apply(network, task, context)
     return model, facts, {"recipe": Recipe(ROUNDED[name]).to_json()}
+
+
+def _sizes(path: Path, whole: int) -> JsonObject:
+    """Bytes of the file and of the whole ``.lac``, and how much smaller that is than the float file."""
+    packed = len(container.pack_file(path).content)
+    return {"file_bytes": path.stat().st_size, "packed_bytes": packed, "ratio": whole / packed}
 
 
 def scored(model: Any, task: Task, path: Path) -> tuple[int, Array, Facts]:

@@ -6,22 +6,27 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks import cifar, cluster, mnist, mnist_records, records, tables, tables_quantization
+from benchmarks import cifar, cluster, mnist, mnist_records, peers, records, tables, tables_packing, tables_quantization
 from benchmarks.__main__ import ALL
+from benchmarks.criteria import _recipes
 from benchmarks.mixed import Bench
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import _real, _stored
 from benchmarks.quantization import less, summary
 from laconic.core import Recipe
+from laconic.measure.latency import Paired
 from laconic.steps.cluster.kmeans import Cluster
+from laconic.steps.prune.channels import ChannelCriterion
+from laconic.steps.prune.heads import HeadCriterion
 from laconic.steps.quantize.epr import EPR
 from tests.networks import network, task_for
 
@@ -59,6 +64,58 @@ def test_summary_is_of_the_best_and_of_the_fastest_peer() -> None:
     assert found["difference"] == pytest.approx(-0.05)
     assert found["laconic_over_peer"]["value"] == 0.98
     assert summary([mine, broken]) == []
+
+
+def test_files_close_in_speed_are_opened_anew_and_their_medians_make_the_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ratios, opened = iter(np.linspace(0.9, 1.1, peers.OPENINGS)), []
+
+    def paired(baseline: object, candidate: object, inputs: object, rounds: int) -> object:
+        luck = np.full(rounds, next(ratios))  # one session's, in all of its rounds
+        return Paired(luck, luck, luck, luck, luck, 1)
+
+    monkeypatch.setattr(peers.measure, "paired", paired)
+    found = peers.ratio_anew(lambda: opened.append("peer"), lambda: opened.append("mine"), {})  # type: ignore[arg-type, return-value, func-returns-value]
+    assert opened == ["peer", "mine"] * peers.OPENINGS
+    assert found["value"] == pytest.approx(1.0)
+    assert 0.9 < found["low"] < 0.99
+    assert 1.01 < found["high"] < 1.1
+    assert not found["noisy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "criteria", "recoveries"),
+    [
+        ("plain", False, get_args(ChannelCriterion), {"none", "batch_norm", "least_squares"}),
+        ("mlp", False, set(get_args(ChannelCriterion)) - {"bn_scale"}, {"none", "least_squares"}),
+        ("attention", True, get_args(HeadCriterion), {"none", "least_squares"}),
+    ],
+)
+def test_a_network_is_pruned_by_the_criteria_that_make_sense_for_it(
+    name: str, heads: bool, criteria: Collection[str], recoveries: set[str]
+) -> None:
+    recipes = [one.to_json() for one in _recipes(network(name), 0.5)]
+    structured = [steps for steps in recipes if steps[-1]["step"] == "PruneChannels"]
+    assert {len(steps) for steps in structured} == {1 + heads}
+    assert {steps[-1].get("criterion", "l2") for steps in structured} == set(criteria)
+    assert {steps[-1].get("recovery", "none") for steps in structured} == recoveries
+    if heads:
+        assert all({**steps[0], "step": ""} == {**steps[1], "step": ""} for steps in structured)
+
+
+def test_the_smallest_file_is_that_of_each_network_within_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(name: str, size: int, search: float, holdout: float) -> dict[str, object]:
+        sizes = {"packed_bytes": size, "ratio": 1e6 / size, "n": 400, "n_holdout": 300, "seconds": 1.0}
+        return {"network": name, **sizes, "search_drop": search, "drop": holdout}
+
+    rows = [row("a", 200_000, 0.0, 0.0), row("a", 100_000, 0.0, 0.013), row("a", 50_000, 0.0, 0.014)]
+    machine = {"processor": "p", "architecture": "a", "cores": 2}
+    record = {"rows": [*rows, row("b", 1000, 0.5, 0.5)], "date": "d", "machine": machine, "libraries": {}}
+    monkeypatch.setattr(records, "read", lambda name: record)
+    lines = tables_packing.smallest().splitlines()
+    assert lines[2] == "| a | 1.00 MB → 100 kB | **10.0x** | 0.97 | 400 | 1 |"
+    assert lines[3] == ""
 
 
 def test_foreign_integers_are_the_codes_of_their_scale_and_zero_point() -> None:
