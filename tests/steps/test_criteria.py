@@ -135,6 +135,60 @@ def test_what_a_removal_costs_is_what_the_best_update_leaves(width: int) -> None
     assert channels.tolist() == pytest.approx(torch.tensor(wanted).reshape(2, -1).sum(0).tolist())
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_channels_go_in_the_order_of_what_all_that_went_leave_unexplained(width: int) -> None:
+    matrices, weights, errors = [], [], []
+    for seed in (1, 2):  # two layers read the channels, the second on a scale of its own
+        torch.manual_seed(seed)
+        x, w = torch.randn(64, 6, dtype=torch.float64), seed**8 * torch.randn(3, 6, dtype=torch.float64)
+        matrices.append((x.T @ x @ torch.diag(torch.rand(6).double()) @ x.T @ x)[None])
+        weights.append(w)
+
+    def unexplained(gone: list[int]) -> float:
+        columns = tuple(width * channel + i for channel in gone for i in range(width))
+        shares = []
+        for w, moments in zip(weights, matrices, strict=True):
+            matrix = obs.damped(moments)[0]
+            shares.append(sum(brute(row, matrix, columns) for row in w) / float((w @ matrix * w).sum()))
+        return sum(shares)
+
+    gone: list[int] = []
+    for _ in range(6 // width):
+        left = [channel for channel in range(6 // width) if channel not in gone]
+        gone.append(min(left, key=lambda channel: unexplained([*gone, channel])))
+        errors.append(unexplained(gone))
+    cut = Cut(torch.arange(3), 3, torch.arange(6), width)
+    found = obs.in_turn([(w, moments, cut) for w, moments in zip(weights, matrices, strict=True)])
+    assert found.argsort().tolist() == gone
+    steps = torch.tensor([0.0, *errors], dtype=torch.float64).diff()
+    assert found[gone].tolist() == pytest.approx(steps.cummax(0).values.tolist())
+
+
+def test_of_two_channels_that_say_the_same_one_is_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(200, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 4] = x[:, 0]
+    weight = torch.tensor([[1.5, 0.5, 0.4, 0.3, 1.5]], dtype=torch.float64)
+    part = (weight, (x.T @ x / len(x))[None], Cut(torch.arange(1), 1, torch.arange(5), 1))
+    assert obs.losses(*part)[[0, 4]].max() < obs.losses(*part)[1:4].min()
+    assert set(obs.in_turn([part]).argsort()[1:4].tolist()) == {1, 2, 3}
+    monkeypatch.setattr(obs, "_TURNS", 2)  # three at once: nobody has made up for the first
+    assert {0, 4} < set(obs.in_turn([part]).argsort()[:3].tolist())
+
+
+def test_grouped_readers_lose_a_channel_in_each_group() -> None:
+    x = torch.randn(2, 64, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    moments, weight = x.transpose(1, 2) @ x / 64, torch.randn(6, 4, dtype=torch.float64)
+    cut = Cut(torch.arange(6), 6, torch.arange(4), 1)
+    first = obs.losses(weight, moments, cut).argsort()[0]
+    assert obs.in_turn([(weight, moments, cut)]).argsort()[0] == first
+    halves = [
+        (weight[3 * g : 3 * g + 3], moments[g : g + 1], Cut(torch.arange(3), 3, torch.arange(4), 1)) for g in (0, 1)
+    ]
+    whole = [float(torch.einsum("ok,kl,ol->", w, obs.damped(m)[0], w)) for w, m, _ in halves]
+    shares = [obs.losses(*half) for half in halves]
+    torch.testing.assert_close(obs.in_turn([(weight, moments, cut)]).min(), (shares[0] + shares[1])[first] / sum(whole))
+
+
 def test_the_update_is_the_least_squares_solution() -> None:
     x, weight = rows_of(), torch.randn(3, 6, dtype=torch.float64)
     moments = (x.T @ x / len(x))[None]

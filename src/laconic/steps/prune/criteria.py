@@ -11,7 +11,8 @@ It answers with one score per unit; the lowest go first.
     taylor, taylor_abs  E (sum g w)^2, E |sum g w| over samples (Molchanov et al. 2019, arXiv 1906.10771, eq. 8; 2016,
                       arXiv 1611.06440, eq. 7)
     obd               sum h w^2 / 2, h = E g^2, the Fisher diagonal (LeCun et al. 1989)
-    obs               what its removal adds to the layer's output error when the others make up for it (:mod:`.obs`)
+    obs               what its removal adds to the layer's output error when the others make up for it; of channels and
+                      heads, when they go one after the other (:mod:`.obs`)
     woodfisher        w' ([F^-1]_uu)^-1 w / 2, F = lambda + E g g' (Singh and Alistarh 2020, arXiv 2004.14340, eq. 11)
     random            the control
 
@@ -132,11 +133,12 @@ def obd(parts: Sequence[Part], generator: torch.Generator) -> Tensor:
 
 
 def obs(parts: Sequence[Part], generator: torch.Generator) -> Tensor:
-    found = []
-    for part in parts:
-        assert part.evidence.moments is not None
-        found.append(surgeon.losses(part.evidence.weight, part.evidence.moments, part.cut))
-    return sum_of(found)
+    found = [(part.evidence.weight, part.evidence.moments, part.cut) for part in parts]
+    known = [(weight, moments, cut) for weight, moments, cut in found if moments is not None]
+    assert len(known) == len(found)
+    if all(cut.shape[0] == 1 for _, _, cut in known):  # channels or heads, each all rows of some columns
+        return surgeon.in_turn(known)
+    return sum_of([surgeon.losses(*part) for part in known])
 
 
 def woodfisher(parts: Sequence[Part], generator: torch.Generator) -> Tensor:

@@ -9,11 +9,16 @@ H = 2 M, M = E[x x']. Taking the weights P of a row w away costs (eq. 3 and sect
 and the best that the others S can do is M_SS^-1 (M w)_S. :func:`greedy` takes one weight after the other from each
 row and then, of all rows' traces, the cheapest (algorithms 1 and 2); :func:`sweep` goes through the columns once, for
 layers where greedy would take too long (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, algorithm 1).
+:func:`in_turn` does with channels what greedy does with weights: two that say the same cost nothing each, and a lot
+together. (ResNet-20 without a quarter of its channels, recovered by least squares: 76.8 % where each for itself gave
+74.5 % and magnitude 70.8 %; ResNet-56 without 30 %: 80.6, 79.0 and 77.8 %; 10,000 pictures.)
 
 1 % of M's mean diagonal is added to it (:func:`damped`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +30,9 @@ _COLUMNS = 128
 _NUMBERS = 2**25
 _MOST_GREEDY = 2**28  # rows x inputs^3
 _MOST_SOLVED = 2**34
+_TURNS = 64
+_EQUAL = 1e-12
+_LEAST = 1e-30
 
 
 def damped(moments: Tensor) -> Tensor:
@@ -49,6 +57,59 @@ def losses(weight: Tensor, moments: Tensor, cut: Cut) -> Tensor:
     rows = rows.reshape(len(moments), -1, *columns.shape)  # g o b c: a convolution's groups are its rows, in order
     each = torch.einsum("gobc,gbcd,gobd->gob", rows, curvature, rows).flatten(0, 1)
     return each.reshape(cut.shape[0], cut.height, -1).sum(1).flatten().to(weight.dtype)
+
+
+def in_turn(parts: Sequence[tuple[Tensor, Tensor, Cut]]) -> Tensor:
+    """What each channel costs when all go, the cheapest first, each after those that are left have made up for the
+    ones before: (channels,), float64, rising in the order in which they go.
+
+    ``parts``: of each layer that reads the channels its weight (out, inputs), its moments (groups, inputs, inputs) and
+    the cut whose units are the channels. A layer's cost is the share of its output's mean square, so that layers of
+    other scales count alike. At most :data:`_TURNS` times is anything made up for: of many, several go at once.
+    """
+    readers = [_Reader(*part) for part in parts]
+    channels = parts[0][2].shape[1]
+    order = torch.zeros(0, dtype=torch.long)
+    costs = torch.zeros(0, dtype=torch.float64)
+    for turn in torch.arange(channels).tensor_split(min(channels, _TURNS)):
+        found = torch.stack([reader.costs() for reader in readers]).sum(0)
+        some = found.index_fill(0, order, torch.inf).argsort(stable=True)[: len(turn)]
+        order, costs = torch.cat((order, some)), torch.cat((costs, found[some]))
+        for reader in readers:
+            reader.remove(some)
+    needed = costs.cummax(0).values  # a step is as dear as the dearest before it, and comes behind it
+    rising = needed + needed[-1] * _EQUAL * torch.arange(channels)
+    return torch.empty_like(rising).index_copy_(0, order, rising)
+
+
+class _Reader:
+    """One layer from which channels are taken: its weights and M^-1 as they are then."""
+
+    def __init__(self, weight: Tensor, moments: Tensor, cut: Cut) -> None:
+        matrix = damped(moments)
+        self.w = weight[cut.rows].double().reshape(len(matrix), -1, weight.shape[1])  # g o k
+        self.inverse = torch.linalg.inv(matrix)
+        self.columns = cut.columns.reshape(-1, cut.width)
+        self.whole = torch.einsum("gok,gkl,gol->", self.w, matrix, self.w).clamp_min(_LEAST)
+        self.eye = torch.eye(cut.width, dtype=torch.float64)
+
+    def costs(self) -> Tensor:
+        """Of each channel, what its removal leaves of the output unexplained."""
+        blocks = self.inverse[:, self.columns[:, :, None], self.columns[:, None, :]]  # g b c c
+        gone = blocks.diagonal(dim1=2, dim2=3).sum(2) == 0
+        rows = self.w[:, :, self.columns]  # g o b c
+        curvature = torch.linalg.inv(blocks + gone[..., None, None] * self.eye)
+        return torch.einsum("gobc,gbcd,gobd->b", rows, curvature, rows) / self.whole
+
+    def remove(self, channels: Tensor) -> None:
+        """Without these channels, the others changed so that the output changes least."""
+        columns = self.columns[channels].flatten()
+        held = self.inverse[:, :, columns]  # g k c
+        moved = torch.linalg.solve(held[:, columns], held.transpose(1, 2))  # g c k
+        self.w -= self.w[:, :, columns] @ moved
+        self.inverse -= held @ moved
+        self.w[:, :, columns] = 0.0
+        self.inverse[:, columns], self.inverse[:, :, columns] = 0.0, 0.0
 
 
 def selected(weight: Tensor, moments: Tensor, keep: int, cut: Cut, pattern: tuple[int, int] | None) -> Tensor:
