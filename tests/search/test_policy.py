@@ -252,6 +252,15 @@ def test_training_lets_more_channels_go() -> None:
     assert trained.measurements["speedup"].value > 1.5 * untrained.measurements["speedup"].value
 
 
+@pytest.mark.parametrize(("trainable", "criterion"), [(False, "obs"), (True, "l2")])
+def test_where_nothing_is_trained_the_surgeon_chooses_what_goes(trainable: bool, criterion: str) -> None:
+    world = World(harm={"a": 0.02}, trainable=trainable, healed=0.5, minimize="macs")
+    best = search(world)
+    assert best is not None
+    chosen = [step for step in best.recipe.to_json() if step["step"] == "PruneChannels"]
+    assert [step.get("criterion", "l2") for step in chosen] == [criterion]
+
+
 def test_a_smaller_network_is_trained_for_longer_in_the_same_time() -> None:
     world = World(harm={"a": 0.5, "b": 0.5}, healed=0.95, trainable=True)
     tools = replace(world.tools, seconds_per_sample=lambda: 10.0)  # an epoch of the original: 10,000 seconds

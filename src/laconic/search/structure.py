@@ -56,7 +56,7 @@ class Structure:
             named = self.space.removed_by(technique)
             ratios = {name: round(1 - allocation.keeps[k], 5) for k, name in named.items() if k in allocation.keeps}
             if ratios:
-                made.append(self.tools.steps[technique](layers=ratios, recovery=_RECOVERY))
+                made.append(self.tools.steps[technique](layers=ratios, criterion=self._criterion, recovery=_RECOVERY))
         forms = {name: round(form, 5) for name, form in allocation.forms.items()}
         for technique in sorted({layer.factors for layer in self.space.factorable if layer.factors}):
             mine = {
@@ -70,6 +70,11 @@ class Structure:
         if blocks:
             made.append(self.tools.steps[BLOCKS](blocks=blocks, recovery=_RECOVERY))
         return tuple(made)
+
+    @property
+    def _criterion(self) -> str:
+        """Training mends what magnitude chose; without it the surgeon's choice, which takes longer, leaves more."""
+        return "l2" if self.space.trainable else "obs"
 
     def _recipe(self, allocation: Allocation, tail: Tail, effort: float) -> Tail:
         first = self.steps(allocation)
