@@ -68,48 +68,55 @@ def in_turn(parts: Sequence[tuple[Tensor, Tensor, Cut]]) -> Tensor:
     other scales count alike. At most :data:`_TURNS` times is anything made up for: of many, several go at once.
     """
     readers = [_Reader(*part) for part in parts]
-    channels = parts[0][2].shape[1]
-    order = torch.zeros(0, dtype=torch.long)
-    costs = torch.zeros(0, dtype=torch.float64)
-    for turn in torch.arange(channels).tensor_split(min(channels, _TURNS)):
-        found = torch.stack([reader.costs() for reader in readers]).sum(0)
-        some = found.index_fill(0, order, torch.inf).argsort(stable=True)[: len(turn)]
-        order, costs = torch.cat((order, some)), torch.cat((costs, found[some]))
+    left = torch.arange(parts[0][2].shape[1])
+    order, costs = [], []
+    for turn in left.tensor_split(min(len(left), _TURNS)):
+        found = torch.stack([reader.costs(len(left)) for reader in readers]).sum(0)
+        going = found.argsort(stable=True)[: len(turn)]
+        order.append(left[going])
+        costs.append(found[going])
         for reader in readers:
-            reader.remove(some)
-    needed = costs.cummax(0).values  # a step is as dear as the dearest before it, and comes behind it
-    rising = needed + needed[-1] * _EQUAL * torch.arange(channels)
-    return torch.empty_like(rising).index_copy_(0, order, rising)
+            reader.remove(going)
+        left = left[_without(len(left), going)]
+    needed = torch.cat(costs).cummax(0).values  # a step is as dear as the dearest before it, and comes behind it
+    rising = needed + needed[-1] * _EQUAL * torch.arange(len(needed))
+    return torch.empty_like(rising).index_copy_(0, torch.cat(order), rising)
 
 
 class _Reader:
-    """One layer from which channels are taken: its weights and M^-1 as they are then."""
+    """One layer from which channels are taken: its weights and M^-1 as they are then, of the channels that are left,
+    in order, and behind them of what is in no channel."""
 
     def __init__(self, weight: Tensor, moments: Tensor, cut: Cut) -> None:
         matrix = damped(moments)
-        self.w = weight[cut.rows].double().reshape(len(matrix), -1, weight.shape[1])  # g o k
-        self.inverse = torch.linalg.inv(matrix)
-        self.columns = cut.columns.reshape(-1, cut.width)
-        self.whole = torch.einsum("gok,gkl,gol->", self.w, matrix, self.w).clamp_min(_LEAST)
-        self.eye = torch.eye(cut.width, dtype=torch.float64)
+        w = weight[cut.rows].double().reshape(len(matrix), -1, weight.shape[1])  # g o k
+        self.whole = ((w @ matrix) * w).sum().clamp_min(_LEAST)
+        self.width = cut.width
+        columns = torch.cat((cut.columns, _without(w.shape[2], cut.columns).nonzero()[:, 0]))
+        self.w, self.inverse = w[:, :, columns], torch.linalg.inv(matrix)[:, columns][:, :, columns]
 
-    def costs(self) -> Tensor:
-        """Of each channel, what its removal leaves of the output unexplained."""
-        blocks = self.inverse[:, self.columns[:, :, None], self.columns[:, None, :]]  # g b c c
-        gone = blocks.diagonal(dim1=2, dim2=3).sum(2) == 0
-        rows = self.w[:, :, self.columns]  # g o b c
-        curvature = torch.linalg.inv(blocks + gone[..., None, None] * self.eye)
-        return torch.einsum("gobc,gbcd,gobd->b", rows, curvature, rows) / self.whole
+    def costs(self, channels: int) -> Tensor:
+        """Of each channel that is left, what its removal leaves of the output unexplained."""
+        n, groups = channels * self.width, len(self.w)
+        rows = self.w[:, :, :n].reshape(groups, -1, channels, self.width).transpose(1, 2)  # g b o c
+        blocks = self.inverse[:, :n, :n].reshape(groups, channels, self.width, channels, self.width)
+        blocks = blocks.diagonal(dim1=1, dim2=3).movedim(3, 1)  # g b c c
+        explained: Tensor = rows @ torch.linalg.inv(blocks) * rows
+        return explained.sum((0, 2, 3)) / self.whole
 
     def remove(self, channels: Tensor) -> None:
         """Without these channels, the others changed so that the output changes least."""
-        columns = self.columns[channels].flatten()
-        held = self.inverse[:, :, columns]  # g k c
-        moved = torch.linalg.solve(held[:, columns], held.transpose(1, 2))  # g c k
-        self.w -= self.w[:, :, columns] @ moved
-        self.inverse -= held @ moved
-        self.w[:, :, columns] = 0.0
-        self.inverse[:, columns], self.inverse[:, :, columns] = 0.0, 0.0
+        columns = (channels[:, None] * self.width + torch.arange(self.width)).flatten()
+        kept = _without(self.w.shape[2], columns)
+        held = self.inverse[:, columns][:, :, kept]  # g c k
+        moved = torch.linalg.solve(self.inverse[:, columns][:, :, columns], held)
+        self.w = self.w[:, :, kept] - self.w[:, :, columns] @ moved
+        self.inverse = self.inverse[:, kept][:, :, kept] - held.transpose(1, 2) @ moved
+
+
+def _without(count: int, places: Tensor) -> Tensor:
+    """A mask (count,) that is false at ``places``."""
+    return torch.ones(count, dtype=torch.bool).index_fill(0, places, value=False)
 
 
 def selected(weight: Tensor, moments: Tensor, keep: int, cut: Cut, pattern: tuple[int, int] | None) -> Tensor:
