@@ -71,7 +71,7 @@ TRAININGS = {
     "resnet20-ternary": Training("cifar-resnet-20", Recipe((Ternary(epochs=2, lr=2e-3, batch=128),))),
     "resnet20-binary-weights": Training("cifar-resnet-20", Recipe((Binary(epochs=2, lr=2e-3, batch=128),))),
     "resnet20-binary": Training("cifar-resnet-20", Recipe((Binary(activations=True, epochs=4, lr=2e-3, batch=128),))),
-    "resnet20-epr": Training("cifar-resnet-20", Recipe((EPR(price=0.012, epochs=4, lr=1e-3, batch=128),))),
+    "resnet20-epr": Training("cifar-resnet-20", Recipe((EPR(price=0.04, epochs=4, lr=1e-3, batch=128),))),
     "resnet20-cluster4": Training(
         "cifar-resnet-20", Recipe((Cluster(bits=4, codes="trained", epochs=1, lr=2e-4, batch=128),))
     ),
