@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from benchmarks.markdown import Row, points_at_least, record_table, speed
 from benchmarks.networks import NETWORKS
-from laconic.core import describe
+from laconic.core import Recipe, describe
 from laconic.report import words
+from laconic.steps import STEPS
 
 
 def peers() -> str:
@@ -186,7 +187,7 @@ def cluster() -> str:
 
 
 def _schedule(told: Row) -> str:
-    epochs = [step["epochs"] for step in told.get("recipe", []) if step.get("epochs")]
+    epochs = [e for step in Recipe.parse(told.get("recipe", []), STEPS).steps if (e := getattr(step, "epochs", 0))]
     return f"{epochs[0]:g} epochs on {told['device']}" if epochs and "device" in told else "no"
 
 
