@@ -26,8 +26,7 @@ from laconic.pack import package
 from laconic.search.choose import Judge
 from laconic.search.policy import Policy
 from laconic.search.space import Space
-from laconic.search.tools import BudgetSpentError, Tools
-from laconic.steps import STEPS
+from laconic.search.tools import BudgetSpentError
 from laconic.story.certify import candidates, certify
 from laconic.story.folder import FILES
 from laconic.story.reporter import Reporter
@@ -107,8 +106,7 @@ def _replayed(out: Path) -> list[dict[str, Any]]:
     ledger, worker = Ledger(out / package.LEDGER, rows[0]), cast(Worker, _NoWorker())
     trials = Trials(ledger, worker, Target.parse(made.manifest["target"]), described, goal, Reporter(), out / FILES)
     judge = Judge(goal, trials.max_drop, trials.measure(Recipe()))
-    tools = Tools(STEPS, trials.evaluate, trials.probe, trials.exchange, trials.layer_times, trials.seconds_per_sample)
-    policy = Policy(Space.of(described), goal, judge, tools)
+    policy = Policy(Space.of(described), goal, judge, trials.tools(trials.evaluate))
     with contextlib.suppress(BudgetSpentError):
         policy.run()
     seen = {trial.key: trial for trial in policy.trials if trial.recipe.steps}

@@ -108,7 +108,9 @@ class Bench:
         self.space = Space.of(self.evaluator.describe())
         self.baseline = self.evaluator.path(self.evaluator.baseline_key)
         goal = Goal()
-        tools = Tools(STEPS, self._evaluate, self._probe, lambda *_: {}, self._layer_times, lambda: 0.0)
+        tools = Tools(
+            STEPS, self._evaluate, self._probe, lambda *_: {}, self._layer_times, self._alignment, lambda: 0.0
+        )
         judge = Judge(goal, ENOUGH, self._evaluate(Recipe()))
         self.structure = Structure(self.space, goal, judge, tools, self._attempt, lambda effort, macs: 0.0, tail=())
 
@@ -185,6 +187,10 @@ class Bench:
         key = recipe.key if recipe.steps else self.evaluator.baseline_key
         times: dict[str, float] = self.evaluator.profile(key)["layers"]
         return times
+
+    def _alignment(self, recipe: Recipe) -> int:
+        found: int = self.evaluator.alignment(recipe.to_json(), "alignment")["alignment"]
+        return found
 
 
 if __name__ == "__main__":

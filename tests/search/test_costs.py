@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from laconic.search.costs import FORM, GROUP, Costs, counted, tabulated
-from laconic.search.space import FACTORED, KEEPS, Allocation, Group, LayerCost, Space
+from laconic.search.costs import FORM, GROUP, Costs, counted, filled_up, tabulated
+from laconic.search.space import FACTORED, HEADS, KEEPS, Allocation, Group, LayerCost, Space
 
 
 def space(*layers: LayerCost, groups: dict[str, int] | None = None) -> Space:
@@ -96,6 +96,41 @@ def test_a_layer_of_several_parts_and_one_that_was_written_as_a_product() -> Non
 
 def test_a_table_that_tells_of_other_things_is_of_no_use() -> None:
     assert tabulated(space(*CHAIN), {1.0: {"a": 1.0, "Subgraph": 9.0}}) is None
+
+
+def test_channels_that_kernels_fill_up_take_as_long_as_the_next_multiple() -> None:
+    groups = {"a": 64, "b": 40}
+    ms = {keep: {name: keep * time for name, time in MS[1.0].items()} for keep in (1.0, 0.5, 0.25)}
+    costs = tabulated(space(*CHAIN, groups=groups), ms, alignment=16)
+    assert costs is not None
+
+    def took(**keeps: float) -> float:
+        return costs.of(Allocation(keeps)) * costs.whole
+
+    assert took(a=40 / 64) == took(a=48 / 64) > took(a=32 / 64)
+    assert took(b=33 / 40) == took(b=1.0)  # 40 are filled up to 48 themselves
+    # two of b's three blocks stay. The table's half of b (20 channels) was two blocks too, so that with half of a, a
+    # third of b's work took 4 ms, and c with two blocks 0.5; the rest falls by b's part of all values
+    rest = 2.0 - 1.5 * (40 * 10 / (64 * 10 + 40 * 10)) * (1 / 3) / 0.75
+    assert took(b=32 / 40) == pytest.approx(4.0 + (4.0 + (2 / 3 - 1 / 3) / (1 - 1 / 3) * 4.0) + 0.5 + rest)
+
+
+def test_terms_fill_up_too() -> None:
+    made = space(*CHAIN, groups={"a": 64, "b": 40})
+    ms = {keep: {name: keep * time for name, time in MS[1.0].items()} for keep in (1.0, 0.5)}
+    costs = tabulated(made, ms, alignment=16)
+    assert costs is not None
+    for a, b in itertools.product(range(0, len(KEEPS), 3), repeat=2):
+        terms = costs.terms(["a", "b"], [])
+        at = {(GROUP, "a"): a, (GROUP, "b"): b}
+        found = sum(float(term.cost[tuple(at[item] for item in term.items)]) - term.cost.flat[0] for term in terms)
+        assert found == pytest.approx(costs.of(Allocation({"a": KEEPS[a], "b": KEEPS[b]})) - 1, abs=1e-9)
+
+
+def test_heads_are_not_filled_up() -> None:
+    assert filled_up(Group(4, HEADS), 0.25, 16) == 0.25
+    assert filled_up(Group(64), 0.25, 1) == 0.25
+    assert filled_up(Group(64), 1 / 64, 16) == 0.25
 
 
 # ---------------------------------------------------------------------------------------------------------------- terms

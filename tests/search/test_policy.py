@@ -183,6 +183,16 @@ def test_channels_go_where_the_time_is() -> None:
     assert set(first.steps[0].layers) == {"a"}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("minimize", ["latency", "macs"])
+def test_the_first_cut_is_to_counts_that_are_fast_where_the_time_counts(minimize: str) -> None:
+    world = World(harm={"a": 0.2, "b": 0.1}, integer=False, minimize=minimize, max_drop=0.005)
+    tools = replace(world.tools, alignment=lambda recipe: 8)
+    Policy(world.space, world.goal, world.judge, tools).run()
+    first = next(r for r in tried(world) if "PruneChannels" in names(r) and r.steps[0].layers)  # type: ignore[attr-defined]
+    kept = [32 * (1 - ratio) for ratio in first.steps[0].layers.values()]  # type: ignore[attr-defined]
+    assert all(count % 8 == 0 for count in kept) == (minimize == "latency")
+
+
 def test_training_goes_behind_integers_where_it_does_not_hold_before_them() -> None:
     world = World(harm={"a": 0.2}, integer_harm={"a": 0.012}, trainable=True, healed=0.9, max_drop=0.013)
     best = search(world)

@@ -3,12 +3,13 @@
 A layer's cost is a curve over the share of its work that is left (its output channels' times its input channels'), and,
 where it is written as a product, what the product costs over the whole layer. Tables come from the whole network at a
 few widths on the real runtime, layer by layer in its own profile (the latency tables of NetAdapt, Yang et al. 2018,
-arXiv 1804.03230, section 3.3, there from layers run alone), and are interpolated. That layers' costs add up is a model:
-what counts afterwards is measured on the whole deployed file.
+arXiv 1804.03230, section 3.3, there from layers run alone), and are interpolated; in steps, where kernels compute
+channels in blocks. That layers' costs add up is a model: what counts afterwards is measured on the whole deployed file.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from laconic.search.knapsack import Term
-from laconic.search.space import CHANNELS, FACTORED, Allocation, LayerCost, Space
+from laconic.search.space import CHANNELS, FACTORED, Allocation, Group, LayerCost, Space
 
 Curve = Mapping[float, float]
 Objective = Literal["latency", "size", "macs"]
@@ -34,12 +35,14 @@ _NONE = 1e-12
 class Costs:
     """``curves``: by layer, its cost by the share of its work that is left; ``products``: by layer and ratio, what it
     costs as a product over the whole layer; ``rest``: what belongs to no layer, by the share of channels that stays.
+    ``alignment``: kernels fill channels up to a multiple of it, and take as long for these as for those.
     """
 
     space: Space
     curves: Mapping[str, Curve]
     products: Mapping[str, Curve]
     rest: Curve
+    alignment: int = 1
 
     def of(self, allocation: Allocation) -> float:
         """The network's cost over the original's."""
@@ -51,7 +54,9 @@ class Costs:
         return self._sum(Allocation())
 
     def _sum(self, allocation: Allocation) -> float:
-        keeps = allocation.keeps
+        keeps = {
+            group: filled_up(self.space.groups[group], keep, self.alignment) for group, keep in allocation.keeps.items()
+        }
         layers = (
             self._layer(layer, layer.share(keeps), allocation.forms.get(layer.name, 0.0)) for layer in self.space.layers
         )
@@ -86,7 +91,7 @@ class Costs:
         if any(self.rest.values()):
             for group, weight in self._weights().items():
                 if group in groups:
-                    rest = [weight * (self._rest(keep) - self._rest(1.0)) for keep in self.space.groups[group].keeps]
+                    rest = [weight * (self._rest(keep) - self._rest(1.0)) for keep in self._keeps(group)]
                     found.append(Term(((GROUP, group),), np.array(rest)))
         for layer in self.space.layers:
             reads = {group: share for group, share in layer.reads.items() if group in groups}
@@ -98,10 +103,15 @@ class Costs:
         whole = max(self.whole, _NONE)
         return [Term(term.items, term.cost / whole) for term in found if term.items]
 
+    def _keeps(self, group: str) -> list[float]:
+        """What may stay of a group, each as the share that takes as long."""
+        one = self.space.groups[group]
+        return [filled_up(one, keep, self.alignment) for keep in one.keeps]
+
     def _term(self, layer: LayerCost, cut: Sequence[str | None], share: float, formed: bool) -> Term:
         """What ``share`` of a layer costs that is cut by these groups, by what is chosen of them and of it."""
         groups = [group for group in dict.fromkeys(cut) if group is not None]
-        keeps = {group: self.space.groups[group].keeps for group in groups}
+        keeps = {group: self._keeps(group) for group in groups}
         left = np.ones([len(keeps[group]) for group in groups])
         for group in cut:  # a layer that reads what it gives is cut on both sides at once
             if group is not None:
@@ -112,6 +122,19 @@ class Costs:
             return Term(items, cost)
         product = _at(self.products[layer.name], np.array(FACTORED), 1.0)
         return Term((*items, (FORM, layer.name)), cost[..., None] * product)
+
+
+def filled_up(group: Group, keep: float, alignment: int) -> float:
+    """The share of a group's channels that takes as long as ``keep`` does, where kernels fill channels up to a multiple
+    of ``alignment``.
+
+    >>> filled_up(Group(64), 40 / 64, 16)
+    0.75
+    """
+    if alignment == 1 or group.step != CHANNELS:
+        return keep
+    blocks = math.ceil(max(1, round(keep * group.units)) / alignment)
+    return blocks / math.ceil(group.units / alignment)
 
 
 def _at(curve: Curve, x: Any, otherwise: float) -> Any:
@@ -136,6 +159,7 @@ def tabulated(
     space: Space,
     widths: Mapping[float, Mapping[str, float]],
     products: Mapping[float, Mapping[str, float]] | None = None,
+    alignment: int = 1,
 ) -> Costs | None:
     """Costs from tables of named parts, a layer's among them: of the network in which every group of channels keeps a
     share (``widths``, 1.0 among them), and of the one whose factorable layers lose a share of their MACs. Layers that
@@ -148,8 +172,9 @@ def tabulated(
     if sum(parts[1.0].values()) < _LEAST_TOLD * sum(widths[1.0].values()):
         return None
     curves, channels = {}, space.removed_by(CHANNELS)
+    stays = {keep: {name: filled_up(space.groups[name], keep, alignment) for name in channels} for keep in parts}
     for layer in space.layers:
-        shares = {keep: layer.share(dict.fromkeys(channels, keep)) for keep in sorted(parts, reverse=True)}
+        shares = {keep: layer.share(stays[keep]) for keep in sorted(parts, reverse=True)}
         points = {share: parts[keep][layer.name] for keep, share in shares.items()}
         costs = np.minimum.accumulate(list(points.values()))  # less never costs more: that is noise
         curves[layer.name] = {0.0: 0.0, **dict(zip(points, map(float, costs), strict=True))}
@@ -160,7 +185,7 @@ def tabulated(
         whole = parts[1.0][layer.name]
         if made and whole:
             found[layer.name] = {0.0: 1.0, **{ratio: cost / whole for ratio, cost in made.items()}}
-    return Costs(space, curves, found, rest)
+    return Costs(space, curves, found, rest, alignment)
 
 
 def _by_layer(table: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:

@@ -106,7 +106,8 @@ class Structure:
             for form in PROBED_FORMS
             if names and (times := self._times(*self.steps(Allocation(forms=dict.fromkeys(names, form)))))
         }
-        return tabulated(self.space, widths, products) or counted(self.space, self.goal.minimize)
+        table = tabulated(self.space, widths, products, self.tools.alignment(Recipe(self.tail)))
+        return table or counted(self.space, self.goal.minimize)
 
     def _times(self, *steps: Step) -> Mapping[str, float]:
         trial = self.attempt(*steps, *self.tail)

@@ -32,6 +32,7 @@ from laconic.runtime.difference import first_difference, relative_error
 from laconic.steps import STEPS
 from laconic.steps.train.device import Teacher
 from laconic.steps.train.fit import Schedule, fit
+from laconic.story import alignment
 from laconic.story.inputs import require_fit, require_layers, stated
 from laconic.story.probes import Probes
 from laconic.story.space import space
@@ -269,6 +270,18 @@ class Evaluator:
         layers = self.runtime.layer_times(self.path(key), self.job.target, self._one_batch())
         seconds = round(time.monotonic() - start, 3)
         return {"row": "profile", "key": key, "machine": machine.fingerprint(), "layers": layers, "seconds": seconds}
+
+    def alignment(self, rows: list[JsonObject], key: str) -> JsonObject:
+        """To what multiple the target's kernels fill channels up, in the arithmetic of these steps: 1 where none of
+        them can be applied to :class:`.alignment.Widths`."""
+        start = time.monotonic()
+        self.progress("measuring which counts of channels are fast", 0.0)
+        row: JsonObject = {"row": "probe", "key": key, "machine": machine.fingerprint(), "alignment": 1, "error": None}
+        try:
+            row["alignment"] = alignment.measured(Recipe.parse(rows, STEPS), self.job.target)
+        except LaconicError as error:
+            row["error"] = str(error)
+        return {**row, "seconds": round(time.monotonic() - start, 3)}
 
     def _one_batch(self) -> Arrays:
         """Samples of search for one call at the target's batch."""

@@ -19,8 +19,7 @@ from laconic.report import render
 from laconic.search.choose import Judge
 from laconic.search.policy import Policy
 from laconic.search.space import Space
-from laconic.search.tools import BudgetSpentError, Tools
-from laconic.steps import STEPS
+from laconic.search.tools import BudgetSpentError
 from laconic.story import dossier, preflight
 from laconic.story.certify import Verdict, candidates, certify, measured
 from laconic.story.evaluate import Evaluator, Job
@@ -130,7 +129,7 @@ def _search(trials: Trials, judge: Judge, reach: JsonObject, wish: Wish, began: 
         if wish.recipe is not None:
             _refuse_broken(trials.measure(wish.recipe), trials)
         else:
-            tools = Tools(STEPS, evaluate, trials.probe, trials.exchange, trials.layer_times, trials.seconds_per_sample)
+            tools = trials.tools(evaluate)
             Policy(Space.of(trials.described), wish.goal, judge, tools).run()
             wish.reporter.note("nothing is left to try")
     except BudgetSpentError:

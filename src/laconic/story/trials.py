@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from laconic.errors import TrialError
 from laconic.goal import Goal
 from laconic.ledger import Ledger
 from laconic.report.words import only_stored
-from laconic.search.tools import BudgetSpentError
+from laconic.search.tools import BudgetSpentError, Tools
+from laconic.steps import STEPS
 from laconic.story.evaluate import trial_key
 from laconic.story.reporter import Reporter
 from laconic.worker import InternalError, Worker
@@ -155,6 +156,15 @@ class Trials:
             self.ledger.append(row)
         return dict(row["layers"])
 
+    def alignment(self, recipe: Recipe) -> int:
+        """The multiple to which the target's kernels fill channels up, in the arithmetic of these steps."""
+        key = f"alignment of {self.target} after {recipe}"
+        row = self.ledger.find("probe", key=key, machine=self.described["machine_key"])
+        if row is None:
+            row = self.worker.call("alignment", recipe.to_json(), key, progress=self.reporter.progress)
+            self.ledger.append(row)
+        return int(row["alignment"])
+
     def seconds_per_sample(self) -> float:
         """What training the original costs, measured once."""
         row = self.ledger.find("probe", key="training")
@@ -162,6 +172,11 @@ class Trials:
             row = self.worker.call("probe_training", progress=self.reporter.progress)
             self.ledger.append(row)
         return float(row["seconds_per_sample"])
+
+    def tools(self, evaluate: Callable[[Recipe], Trial]) -> Tools:
+        """What a search works with; ``evaluate`` is :meth:`evaluate`, or calls it."""
+        measured = (self.probe, self.exchange, self.layer_times, self.alignment, self.seconds_per_sample)
+        return Tools(STEPS, evaluate, *measured)
 
     # ---------------------------------------------------------------------------------------------------------- budget
 

@@ -1,0 +1,54 @@
+"""Alignment: told by times that are known, and by a runtime."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from laconic.core import Recipe, Target
+from laconic.models.loaded import LoadedModel
+from laconic.story import alignment
+from laconic.story.evaluate import Evaluator, Job
+from tests.networks import network, task_for
+
+
+def times(took: Callable[[int], float]) -> dict[str, float]:
+    """Of layers through which so many channels take so long."""
+    parts = {"first": 0.4, "second": 0.6}
+    return {f"{part}.{i}": p * took(width) for part, p in parts.items() for i, width in enumerate(alignment.WIDTHS)}
+
+
+@pytest.mark.parametrize("step", alignment.ALIGNMENTS)
+def test_the_step_of_kernels_that_fill_up(step: int) -> None:
+    found = times(lambda width: 0.05 + math.ceil(width / step) * step / 96)
+    assert alignment.told_by({**found, "head": 3.0}) == step
+
+
+def test_some_time_for_each_channel_beside_the_steps() -> None:
+    assert alignment.told_by(times(lambda width: 0.1 * width + math.ceil(width / 16) * 16)) == 16
+    assert alignment.told_by(times(lambda width: width + math.ceil(width / 16) * 16)) == 1
+
+
+def test_where_every_channel_counts_there_is_none() -> None:
+    assert alignment.told_by(times(lambda width: 5.0 + width)) == 1
+    assert alignment.told_by(times(lambda width: 5.0)) == 1
+    assert alignment.told_by({"Subgraph": 9.0}) == 1
+
+
+def evaluator(folder: Path, target: str) -> Evaluator:
+    loaded = LoadedModel(module=network("residual"), source="residual", input_names=("input",))
+    job = Job(lambda progress: (loaded, task_for("residual")), Target.parse(target), 0, (), folder)
+    return Evaluator(job, lambda text, fraction: None)
+
+
+def test_a_runtime_is_asked_and_what_cannot_be_applied_tells_nothing(tmp_path: Path) -> None:
+    asked = evaluator(tmp_path, "onnxruntime")
+    row = asked.alignment(Recipe().to_json(), "key")
+    assert row["error"] is None
+    assert row["alignment"] in (1, *alignment.ALIGNMENTS)
+    failing = asked.alignment([{"step": "Quantize", "layers": {"nowhere": 8}}], "key")
+    assert failing["alignment"] == 1
+    assert "nowhere" in failing["error"]
