@@ -26,7 +26,6 @@ from benchmarks.netadapt import NETWORKS, Bench
 from laconic.core import JsonObject, Recipe
 from laconic.profile import Profile, profile
 from laconic.search.costs import Costs, tabulated
-from laconic.search.netadapt import netadapt
 from laconic.search.space import PROBED_FORMS, Allocation
 from laconic.search.structure import TIMED_KEEPS
 from laconic.steps.prune.channels import PruneChannels
@@ -96,7 +95,7 @@ class Energy(Bench):
 
     def _by_energy(self) -> Iterator[JsonObject]:
         costs = self.structure.costs
-        for allocation in netadapt(Allocation(), costs, self.structure.damage, self.structure.probe, SAVING):
+        for allocation in self.structure.cuts(Allocation(), SAVING):
             row = self._row(Recipe(self.structure.steps(allocation))) | {"predicted": costs.of(allocation)}
             yield row
             if row["drop_on_search"] > ENOUGH:

@@ -30,7 +30,7 @@ from laconic.data.source import Rows
 from laconic.goal import Goal
 from laconic.search.choose import Judge
 from laconic.search.costs import Costs, counted
-from laconic.search.netadapt import netadapt
+from laconic.search.netadapt import netadapt, spaced
 from laconic.search.space import Allocation, Space
 from laconic.search.structure import Structure
 from laconic.search.tools import Tools
@@ -43,9 +43,9 @@ ENOUGH = 0.04
 
 
 class Network(NamedTuple):
-    """``saving``: of the cost that is left in every cut; ``probed``: whether a cut is chosen by probes of the whole, or
-    by the damages of each alone, which is cheaper; ``scored``: at most so many samples of search choose among files;
-    ``calibration``: so many recover them."""
+    """``saving``: of the cost that is left, between two files; ``probed``: whether a cut is chosen by probes of the
+    whole, or by the damages of each alone, which is cheaper; ``scored``: at most so many samples of search choose among
+    files; ``calibration``: so many recover them."""
 
     build: Callable[[], tuple[models.LoadedModel, Task]]
     saving: float
@@ -72,7 +72,7 @@ def _mobilenet() -> tuple[models.LoadedModel, Task]:
 
 NETWORKS = {
     "ResNet-20, CIFAR-10": Network(_resnet20, 0.02, True, 1000, 128),
-    "VGG, Fashion-MNIST": Network(partial(vgg.load, "fashion"), 0.04, True, 2000, 128),
+    "VGG, Fashion-MNIST": Network(partial(vgg.load, "fashion"), 0.02, True, 2000, 128),
     "MobileNetV1 0.75, ImageNet": Network(_mobilenet, 0.08, False, 300, 64),
 }
 
@@ -131,7 +131,8 @@ class Bench:
         structure = self.structure
         loses = structure.probe if self.network.probed else structure.damage.of
         whole = structure.judge.baseline.measurements["score"].value
-        for allocation in netadapt(Allocation(), costs, structure.damage, loses, self.network.saving):
+        cuts = netadapt(Allocation(), costs, structure.damage, loses)
+        for allocation in spaced(cuts, costs, Allocation(), self.network.saving):
             recipe = Recipe(structure.steps(allocation))
             row = self.evaluator.trial(recipe.to_json(), recipe.key, [], 1.0)
             drop = whole - row["score"]

@@ -29,6 +29,7 @@ _MACS_PER_PARAM = 8.0
 """At batch 1 a weight is read once per sample: so many multiplications cost as much as one byte-sized weight."""
 _LEAST_TOLD = 0.5  # of the whole time that a runtime tells, what must be in the layers for its table to be of use
 _NONE = 1e-12
+_ROUNDED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Costs:
         return sum(layers) + self._rest(stays)
 
     def _layer(self, layer: LayerCost, share: float, form: float) -> float:
-        product = _at(self.products.get(layer.name, {}), form, 1.0) if form else 1.0
+        product = _at(self.products.get(layer.name, {}), rank_filled_up(layer, form, self.alignment), 1.0)
         return float(_at(self.curves.get(layer.name, {}), share, 0.0) * product)
 
     def _rest(self, stays: float) -> float:
@@ -120,7 +121,8 @@ class Costs:
         items = tuple((GROUP, group) for group in groups)
         if not formed:
             return Term(items, cost)
-        product = _at(self.products[layer.name], np.array(FACTORED), 1.0)
+        forms = np.array([rank_filled_up(layer, form, self.alignment) for form in FACTORED])
+        product = _at(self.products[layer.name], forms, 1.0)
         return Term((*items, (FORM, layer.name)), cost[..., None] * product)
 
 
@@ -135,6 +137,15 @@ def filled_up(group: Group, keep: float, alignment: int) -> float:
         return keep
     blocks = math.ceil(max(1, round(keep * group.units)) / alignment)
     return blocks / math.ceil(group.units / alignment)
+
+
+def rank_filled_up(layer: LayerCost, form: float, alignment: int) -> float:
+    """The form that takes as long as ``form`` does, where kernels fill the rank of a product up."""
+    if not form or not layer.rank or alignment == 1:
+        return form
+    rank = max(1, int((1 - form) * layer.rank + _ROUNDED))
+    filled = math.ceil(rank / alignment) * alignment
+    return max(0.0, 1 - filled / layer.rank)
 
 
 def _at(curve: Curve, x: Any, otherwise: float) -> Any:
@@ -184,7 +195,8 @@ def tabulated(
         made = {ratio: _by_layer(table, names)[layer.name] for ratio, table in (products or {}).items()}
         whole = parts[1.0][layer.name]
         if made and whole:
-            found[layer.name] = {0.0: 1.0, **{ratio: cost / whole for ratio, cost in made.items()}}
+            filled = {rank_filled_up(layer, ratio, alignment): cost / whole for ratio, cost in sorted(made.items())}
+            found[layer.name] = {**filled, 0.0: 1.0}
     return Costs(space, curves, found, rest, alignment)
 
 

@@ -1,6 +1,6 @@
 """Cut after cut, each where it loses least for the same saving: NetAdapt (Yang et al. 2018, arXiv 1804.03230).
 
-Every round must save a share of the cost that is left. For each group of channels or heads, each block and each layer
+Every cut must save a share of the cost that is left. For each group of channels or heads, each block and each layer
 that can become a product, the least cut that saves so much is a proposal; the proposal that loses least is taken (the
 paper's algorithm 1). The cost is whatever :class:`.costs.Costs` hold: milliseconds from tables, MACs, modelled energy.
 With energy it is near the order of Yang, Chen and Sze (2017, arXiv 1611.05128), which cuts first where most energy is.
@@ -8,7 +8,8 @@ With energy it is near the order of Yang, Chen and Sze (2017, arXiv 1611.05128),
 Deviations: a proposal is judged by what it loses for what it saves, since one group may save several times what was
 asked and one layer just enough (taken by the loss alone, a ResNet-20 was cut in the wrong places). The paper probes
 every proposal, by a short training; here the damages of each alone, known already, name the few that are probed, with
-the cuts made before. No cut is trained between rounds.
+the cuts made before. Cuts are finer than what is worth a trial (:func:`spaced`): a layer is a few hundredths of a
+network, and one that must save much at once is cut deep. No cut is trained.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from laconic.search.allocate import Damage
 from laconic.search.costs import Costs
 from laconic.search.space import FACTORED, Allocation
 
+NOTCH = 0.005
+"""Of the cost that is left: what a cut saves."""
 _PROBED = 3
 
 
@@ -28,7 +31,7 @@ def netadapt(
     costs: Costs,
     damage: Damage,
     probe: Callable[[Allocation], float | None],
-    saving: float,
+    saving: float = NOTCH,
 ) -> Iterator[Allocation]:
     """Allocations, each cheaper than the one before by ``saving`` of its cost at the least, until nothing more can be
     cut. ``probe`` gives the damage of a whole allocation, or None where it cannot be had."""
@@ -45,6 +48,15 @@ def netadapt(
             return
         lost, current, _ = min(probed, key=lambda one: (one[0] - lost) / one[2])
         yield current
+
+
+def spaced(path: Iterator[Allocation], costs: Costs, start: Allocation, saving: float) -> Iterator[Allocation]:
+    """Those of ``path`` that are cheaper by ``saving`` of its cost than the one before, the first than ``start``."""
+    last = costs.of(start)
+    for allocation in path:
+        if costs.of(allocation) <= last * (1 - saving):
+            last = costs.of(allocation)
+            yield allocation
 
 
 def _cuts(current: Allocation, costs: Costs, damage: Damage) -> Iterator[Iterator[Allocation]]:

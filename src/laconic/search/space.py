@@ -50,7 +50,8 @@ class LayerCost:
     """A layer of the original: its cost, the group that it ``gives``, the share of its inputs from each group, and the
     residual block that it goes with (``inside``).
 
-    ``kind`` is ``conv`` or ``linear``; ``factors`` the step that writes such a layer as a product, or None.
+    ``kind`` is ``conv`` or ``linear``; ``factors`` the step that writes such a layer as a product, or None; ``rank``
+    that of the product with as many MACs as the layer.
     """
 
     name: str
@@ -61,6 +62,7 @@ class LayerCost:
     reads: Mapping[str, float]
     factors: str | None = None
     inside: str | None = None
+    rank: float = 0.0
 
     def share(self, keeps: Mapping[str, float]) -> float:
         """How much of its work is left where these shares of the groups stay (of those not named all)."""

@@ -8,7 +8,7 @@ integers or behind them is decided by measurement, where the first order misses 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from laconic.goal import Goal
 from laconic.search.allocate import Allocator, Damage
 from laconic.search.choose import Judge
 from laconic.search.costs import Costs, counted, tabulated
-from laconic.search.netadapt import netadapt
+from laconic.search.netadapt import netadapt, spaced
 from laconic.search.space import BLOCKS, CHANNELS, FACTORED, HEADS, PROBED_FORMS, Allocation, Space
 from laconic.search.tools import Tail, Tools
 
@@ -28,7 +28,7 @@ _LEAST_COST = 0.01
 _LEAST_WORTH = 0.01  # of the whole cost: what cannot save so much is left as it is
 _BISECTIONS = 4
 _CLOSE = 1.06
-_SAVING = 0.02  # of the cost that is left: what a further cut saves
+_SAVING = 0.02  # of the cost that is left: what a further trial saves
 _LR_BEHIND = 1e-4
 
 
@@ -173,11 +173,15 @@ class Structure:
                 held, last = level, allocation
             else:
                 missed = level
-        for allocation in netadapt(last, self.costs, self.damage, self.probe, _SAVING):
+        for allocation in self.cuts(last, _SAVING):
             if not self._holding(allocation, leading, effort):
                 break
             held = self.costs.of(allocation)
         return held
+
+    def cuts(self, start: Allocation, saving: float) -> Iterator[Allocation]:
+        """From ``start`` on, each where it loses least; those that save so much more of the cost."""
+        return spaced(netadapt(start, self.costs, self.damage, self.probe), self.costs, start, saving)
 
     def _holding(self, allocation: Allocation | None, tails: Sequence[Tail], effort: float) -> list[Tail]:
         """The tails with which the network stands above the floor, the best first."""

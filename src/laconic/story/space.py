@@ -48,6 +48,7 @@ def space(model: nn.Module, inputs: Mapping[str, Tensor], keep: Sequence[str], t
                 "gives": gives.get(name),
                 "reads": {g.name: g.readers[name] for g in coupled.groups if name in g.readers} | reads.get(name, {}),
                 "factors": None if surgery.matches(name, keep) else factors(model, layer),
+                "rank": rank(layer),
                 "inside": next((_BLOCK.format(block) for block in blocks if name.startswith(f"{block}.")), None),
             }
             for name, layer in surgery.weighted_layers(model).items()
@@ -60,6 +61,13 @@ def space(model: nn.Module, inputs: Mapping[str, Tensor], keep: Sequence[str], t
         "macs": whole.macs,
         "params": whole.params,
     }
+
+
+def rank(layer: surgery.Layer) -> float:
+    """The rank of the product, k x 1 and 1 x k or two matrices, that has as many MACs as the layer (at stride 1)."""
+    out, inputs = layer.weight.shape[:2]
+    height, width = layer.weight.shape[2:] if layer.weight.dim() == 4 else (1, 1)
+    return float(height * width * out * inputs / (height * inputs + width * out))
 
 
 def factors(model: nn.Module, layer: surgery.Layer) -> str | None:

@@ -172,18 +172,23 @@ class Trail:
             return np.asarray(channel[labels.long().numpy()])
 
         axes: dict[tuple[str, int], Axis] = {}
-        whole: dict[int, str] = {}
+        mixed: dict[str, list[Tensor]] = {}
         for leaf in self.leaves.values():
             for dim, (role, labels) in leaf.axes.items():
                 axes[leaf.path, dim] = Axis(role, channels(labels))
             if leaf.elements is not None:
                 axis = _one_axis(channels(leaf.elements), np.bincount(channel))
                 if axis is None:
-                    whole |= dict.fromkeys(np.unique(channels(leaf.elements)).tolist(), f"{leaf.path} holds them mixed")
+                    mixed[f"{leaf.path} holds them mixed"] = [leaf.elements.flatten()]
                 else:
                     axes[leaf.path, axis[0]] = Axis("passes", axis[1])
-        for reason, parts in self.reasons.items():
-            for label in np.unique(channels(torch.cat(parts))).tolist():
+        named = np.zeros(len(channel), bool)  # the others are single numbers of parameters: far more than channels
+        for found in axes.values():
+            named[found.channels] = True
+        whole: dict[int, str] = {}
+        for reason, parts in (mixed | self.reasons).items():
+            fixed = channels(torch.cat(parts))
+            for label in np.unique(fixed[named[fixed]]).tolist():
                 whole.setdefault(label, reason)
         return Labelled(axes, whole)
 
