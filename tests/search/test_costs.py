@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from laconic.search.costs import FORM, GROUP, Costs, counted, filled_up, tabulated
+from laconic.search.costs import FORM, GROUP, Costs, counted, filled_up, rank_filled_up, tabulated
 from laconic.search.space import FACTORED, HEADS, KEEPS, Allocation, Group, LayerCost, Space
 
 
@@ -125,6 +126,25 @@ def test_terms_fill_up_too() -> None:
         at = {(GROUP, "a"): a, (GROUP, "b"): b}
         found = sum(float(term.cost[tuple(at[item] for item in term.items)]) - term.cost.flat[0] for term in terms)
         assert found == pytest.approx(costs.of(Allocation({"a": KEEPS[a], "b": KEEPS[b]})) - 1, abs=1e-9)
+
+
+def test_a_rank_that_kernels_fill_up_takes_as_long_as_the_next_multiple() -> None:
+    layer = LayerCost("b", "conv", 1.0, 1.0, None, {}, "SpatiallySeparable", rank=48.0)
+    forms = [rank_filled_up(layer, form, 16) for form in FACTORED]  # ranks 48, 32, 24, 16, 12 and 8
+    assert forms == pytest.approx([0.0, 1 / 3, 1 / 3, 2 / 3, 2 / 3, 2 / 3])
+    assert [rank_filled_up(layer, form, 1) for form in FACTORED] == list(FACTORED)
+    assert rank_filled_up(replace(layer, rank=8.0), 0.5, 16) == 0.0  # four that take as long as the layer itself
+
+
+def test_tables_of_products_are_read_where_ranks_fill_up() -> None:
+    layers = (CHAIN[0], replace(CHAIN[1], rank=48.0), CHAIN[2])
+    products = {0.5: {"a": 4.0, "b": 6.0, "c": 1.0, "add": 2.0}, 0.75: {"a": 4.0, "b": 3.0, "c": 1.0, "add": 2.0}}
+    costs = tabulated(space(*layers, groups={}), {1.0: MS[1.0]}, products, alignment=16)
+    assert costs is not None
+    took = [costs.of(Allocation(forms={"b": form})) * 15 - 7.0 for form in FACTORED]
+    assert took == pytest.approx([8.0, 6.0, 6.0, 3.0, 3.0, 3.0])
+    (term,) = costs.terms([], ["b"])
+    assert 15 * term.cost == pytest.approx(took)
 
 
 def test_heads_are_not_filled_up() -> None:

@@ -6,7 +6,7 @@ import itertools
 
 from laconic.search.allocate import Damage
 from laconic.search.costs import counted, tabulated
-from laconic.search.netadapt import netadapt
+from laconic.search.netadapt import netadapt, spaced
 from laconic.search.space import FACTORED, KEEPS, Allocation, Group, LayerCost, Space
 
 
@@ -85,3 +85,16 @@ def test_it_ends_where_nothing_more_can_be_cut() -> None:
     assert list(netadapt(Allocation(), costs, damage, lambda cut: None, 0.05)) == []
     assert list(netadapt(Allocation(), counted(space(), "macs"), Damage({}), damage.of, 0.05)) == []
     assert costs.of(list(netadapt(Allocation(), costs, damage, damage.of, 0.5))[-1]) == KEEPS[-1]
+
+
+def test_those_are_tried_that_save_enough_since_the_last() -> None:
+    costs, damage = counted(space("a", "b"), "macs"), Damage({"a": {0.5: 0.2}, "b": {0.5: 0.1}})
+    every = list(netadapt(Allocation(), costs, damage, damage.of))
+    some = list(spaced(iter(every), costs, Allocation(), 0.2))
+    assert 1 < len(some) < len(every)
+    assert [cut for cut in every if cut in some] == some
+    for before, after in itertools.pairwise([Allocation(), *some]):
+        assert costs.of(after) <= 0.8 * costs.of(before)
+        between = every[every.index(before) + 1 if before.keeps else 0 : every.index(after)]
+        assert all(costs.of(cut) > 0.8 * costs.of(before) for cut in between)
+    assert list(spaced(iter(every), costs, every[-1], 0.2)) == []

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from laconic import surgery
 from laconic.core import Recipe, Target
 from laconic.models.zoo.vit import ViT
 from laconic.profile import profile
@@ -16,7 +17,7 @@ from laconic.runtime import onnxruntime
 from laconic.search.costs import counted
 from laconic.search.space import BLOCKS, CHANNELS, HEADS, Allocation, LayerCost, Space
 from laconic.steps import STEPS
-from laconic.story.space import space
+from laconic.story.space import rank, space
 from tests.networks import Rows, context, network, task_for
 
 TRAITS = onnxruntime.traits(Target("onnxruntime"))
@@ -71,3 +72,13 @@ def test_a_network_without_attention_has_blocks_alone() -> None:
     assert list(made.removed_by(BLOCKS).values()) == ["blocks.0", "blocks.2"]
     assert not made.removed_by(HEADS)
     assert told(network("plain"), 3, 8, 8).removed_by(BLOCKS) == {}
+
+
+@pytest.mark.parametrize("name", ["stem.0", "blocks.1.conv2", "head"])
+def test_the_rank_of_a_layer_is_that_of_a_product_with_as_many_macs(name: str) -> None:
+    model = network("residual").eval()
+    layer = surgery.weighted_layers(model)[name]
+    asked = rank(layer)
+    out, inputs, *kernel = layer.weight.shape
+    height, width = kernel or (1, 1)
+    assert asked * (height * inputs + width * out) == pytest.approx(layer.weight.numel())
