@@ -28,6 +28,7 @@ ALL = (
     "factorize",
     "criteria",
     "post_training",
+    "priced",
     "packing",
     "fuzz",
     "deep_compression",

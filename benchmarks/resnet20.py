@@ -53,7 +53,7 @@ def main(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         whole, right, _ = scored(network, task, path)
-        rows.append({"name": "float32", **_sizes(path, whole), "training": told, **beside(right, right)})
+        rows.append({"name": "float32", **sizes(path, whole), "training": told, **beside(right, right)})
         for name in (*ROUNDED, *TRAINED):
             try:
                 model, facts, told = _made(name, network, task, context)
@@ -62,7 +62,7 @@ def main(folder: Path) -> dict[str, Any]:
                 print(f"{name}: skipped: {reason}", flush=True)
                 continue
             _, found, deployed = scored(model, task, path)
-            row = {"name": name, **_sizes(path, whole), "training": told, **beside(right, found)}
+            row = {"name": name, **sizes(path, whole), "training": told, **beside(right, found)}
             row |= {key: value for fact in (*facts, deployed) for key, value in fact.items() if key in _TOLD}
             print(row, flush=True)
             rows.append(row)
@@ -80,7 +80,7 @@ def _made(name: str, network: Any, task: Task, context: Context) -> tuple[Any, l
     return model, facts, {"recipe": Recipe(ROUNDED[name]).to_json()}
 
 
-def _sizes(path: Path, whole: int) -> JsonObject:
+def sizes(path: Path, whole: int) -> JsonObject:
     """Bytes of the file and of the whole ``.lac``, and how much smaller that is than the float file."""
     packed = len(container.pack_file(path).content)
     return {"file_bytes": path.stat().st_size, "packed_bytes": packed, "ratio": whole / packed}

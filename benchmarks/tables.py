@@ -197,6 +197,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sparse24": pruning.sparse24,
     "sparse24_speed": pruning.sparse24_speed,
     "post_training": packed.post_training,
+    "priced": packed.priced,
     "smallest": packed.smallest,
     "packing": packed.packing,
     "fuzz": packed.fuzz,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from benchmarks import records
 from benchmarks.markdown import NOT_RUN, Row, measured_on, record_table, table
+from laconic.core import describe
 from laconic.report import words
 
 
@@ -79,6 +80,26 @@ def smallest() -> str:
 
 
 _POINT = 0.01
+
+
+def priced() -> str:
+    """A network trained under a price for its bytes."""
+
+    def line(row: Row) -> list[str]:
+        steps = describe(row["recipe"]) if row["recipe"] else ""
+        lost = (
+            "" if row["name"] == "float32" else f"{words.points(row['drop'])} (at most {100 * row['drop_at_most']:.2f})"
+        )
+        return [
+            *(row["name"], steps, f"{row['packed_bytes']:,}", f"**{row['ratio']:.1f}x**"),
+            *(f"{row['top1']:.2%}", lost, f"{row['n']:,}", f"{row['seconds']:.0f}"),
+        ]
+
+    def below(found: Row) -> str:
+        return f"{found['network']}. Bytes of whole `.lac` files, beside the float network's ONNX file."
+
+    columns = ["file", "recipe", ".lac", "smaller", "top-1", "points lost (95 %)", "n", "seconds"]
+    return record_table("priced", columns, line, below)
 
 
 def _lost(row: Row) -> float:

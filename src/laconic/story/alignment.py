@@ -3,7 +3,7 @@
 A kernel that computes its channels in blocks takes as long for 40 of them as for 48, and cutting from 48 to 40 costs
 accuracy for nothing. One network with convolutions of many widths beside each other is deployed on the target, with
 what the search does to its networks (integers, a shorter float), and the runtime's own profile tells what each takes.
-Blocks depend on the instructions that the processor has: the same file fills up to 16 with AVX-512 and to 8 with AVX2.
+How wide blocks are depends on the arithmetic and on the instructions that the processor has.
 """
 
 from __future__ import annotations

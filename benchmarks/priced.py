@@ -1,0 +1,55 @@
+"""A VGG on Fashion-MNIST trained under a price for its bytes: within a point of the float network, and in 12 kB.
+
+The network of :mod:`benchmarks.vgg` is trained on by EPR on all 60,000 training pictures, taught by itself; for the
+smaller file half of its channels go first, recovered by least squares. Files are packed, and scored on all 10,000 test
+pictures, beside the float file's answers; prices were chosen by the size that they lead to.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import records, vgg
+from benchmarks.resnet20 import TARGET, beside, scored, sizes
+from laconic.core import Context, JsonObject, Recipe
+from laconic.runtime import onnxruntime
+from laconic.steps.prune.channels import PruneChannels
+from laconic.steps.quantize.epr import EPR
+from laconic.steps.train.device import Teacher
+
+RECIPES = {
+    "within a point": Recipe((EPR(price=0.05, epochs=4, batch=128),)),
+    "12 kB": Recipe(
+        (PruneChannels(0.5, criterion="obs", recovery="least_squares"), EPR(price=0.2, epochs=6, batch=128))
+    ),
+}
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """Run the benchmark; what was found so far is written after each file."""
+    loaded, task = vgg.load("fashion")
+    rows: list[JsonObject] = []
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        whole, right, _ = scored(loaded.module, task, path)
+        rows.append({"name": "float32", "recipe": [], "seconds": 0.0, **sizes(path, whole), **beside(right, right)})
+        for name, recipe in RECIPES.items():
+            began = time.monotonic()
+            teacher, progress = Teacher(loaded.module), records.progress(name)
+            context = Context(onnxruntime.traits(TARGET), reference=teacher, progress=progress)
+            model, _ = recipe.apply(loaded.module, task, context)
+            seconds = round(time.monotonic() - began, 1)
+            _, after, _ = scored(model, task, path)
+            rows.append({"name": name, "recipe": recipe.to_json(), "seconds": seconds})
+            rows[-1] |= {**sizes(path, whole), **beside(right, after)}
+            print(rows[-1], flush=True)
+            found = records.write(folder, "priced", {"network": "VGG, Fashion-MNIST", "rows": rows})
+    return found
+
+
+if __name__ == "__main__":
+    main(records.FOLDER)
