@@ -13,7 +13,7 @@ import difflib
 import fnmatch
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, get_args
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from laconic.errors import RecipeError
 
@@ -156,16 +157,11 @@ def call(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> Graph:
     """The calls that ``model`` makes on ``inputs`` (axis 0 is the sample), in order. Only float values are named."""
-    names: dict[int, str] = {}
-    alive: list[Tensor] = []  # a tensor's id is its own only while it lives
+    names: MutableMapping[Tensor, str] = WeakIdKeyDictionary()  # no value is kept for its name
     calls: list[Call] = []
 
-    def remember(tensor: Tensor, name: str) -> None:
-        names[id(tensor)] = name
-        alive.append(tensor)
-
     def handler(key: str, module: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        used = tuple(names[id(t)] for t in _tensors((args, kwargs)) if id(t) in names)
+        used = tuple(names[t] for t in _tensors((args, kwargs)) if t in names)
         result = func(*args, **kwargs)
         made = {name: t for name, t in named_results(key, result) if isinstance(t, Tensor) and t.is_floating_point()}
         if made and used:
@@ -177,16 +173,16 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor]) -> Graph:
             one_place = family == "conv" and _has_one_place(first, *args, **kwargs)
             calls.append(Call(key, family, module, used, tuple(made), bounds, padded, first.dim(), one_place))
             for name, tensor in made.items():
-                remember(tensor, name)
+                names[tensor] = name
         return result
 
     for name, tensor in inputs.items():
         if tensor.is_floating_point():
-            remember(tensor, f"input/{name}")
+            names[tensor] = f"input/{name}"
     entered = tuple(names.values())
     with torch.no_grad(), watched(model, handler):
         outputs = call(model, inputs)
-    return Graph(tuple(calls), entered, tuple(names.get(id(t), "") for t in outputs.values()))
+    return Graph(tuple(calls), entered, tuple(names.get(t, "") for t in outputs.values()))
 
 
 def named_results(key: str, result: Any) -> Iterator[tuple[str, Any]]:

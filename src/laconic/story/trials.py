@@ -163,6 +163,8 @@ class Trials:
         if row is None:
             row = self.worker.call("alignment", recipe.to_json(), key, progress=self.reporter.progress)
             self.ledger.append(row)
+            if row["alignment"] > 1:
+                self.reporter.note(f"measured: {self.target} runs channels in blocks of {row['alignment']}")
         return int(row["alignment"])
 
     def seconds_per_sample(self) -> float:

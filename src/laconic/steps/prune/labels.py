@@ -15,7 +15,7 @@ errs to the safe side where operators are known; :mod:`.groups` tries it out bef
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
 
 from laconic import surgery
 from laconic.steps.prune import label_rules as rules
@@ -76,7 +77,7 @@ class Trail:
         state = [*model.named_parameters(), *model.named_buffers()]
         self.leaves = {id(tensor): _Leaf(path) for path, tensor in state}
         self.layers = {id(m.weight) for m in self.modules.values() if isinstance(m, rules.WEIGHTED)}
-        self.known: dict[int, tuple[Tensor, Tensor]] = {}
+        self.known: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
         self.next = rules.FIRST
         self.edges: list[Tensor] = []
         self.reasons: dict[str, list[Tensor]] = {}
@@ -91,8 +92,8 @@ class Trail:
 
     def of(self, value: Tensor) -> Tensor:
         """The labels of a value, or of the elements of a parameter."""
-        if id(value) in self.known:
-            return self.known[id(value)][1]
+        if value in self.known:
+            return self.known[value]
         leaf = self.leaves.get(id(value))
         if leaf is None or id(value) in self.layers or value.numel() > _MOST_ELEMENTS or not value.is_floating_point():
             return torch.zeros(value.shape, dtype=torch.float64)
@@ -118,8 +119,8 @@ class Trail:
         return id(value) in self.leaves
 
     def note(self, value: Tensor, labels: Tensor) -> None:
-        """``value`` is kept too: its id is its own only while it lives."""
-        self.known[id(value)] = value, labels
+        """The labels live as long as ``value`` does: those of all values at once can outweigh the network."""
+        self.known[value] = labels
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Elements of ``a`` and ``b``, broadcast to each other, are of one channel where both have a label."""
