@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laconic import surgery
 from laconic.steps.prune.groups import coupling, pruned
+from laconic.steps.prune.labels import Trail
 
 Forward = Callable[[Any, Tensor], Tensor]
 
@@ -148,3 +150,20 @@ def test_what_is_left_whole_and_why(forward: Forward, reason: str) -> None:
     assert found.groups == ()
     assert found.left_whole["a"].startswith(reason)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_labels_go_with_their_values() -> None:
+    """Else those of a large network's every value are held at once."""
+    model = nn.Sequential(*(conv(3, 3) for _ in range(20))).eval()
+    trail = Trail(model)
+    most = 0
+
+    def handle(key: str, module: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        nonlocal most
+        result = trail.handle(key, module, func, args, kwargs)
+        most = max(most, len(trail.known))
+        return result
+
+    with torch.no_grad(), surgery.watched(model, handle):
+        model(torch.randn(2, 3, 8, 8))
+    assert 0 < most < 5
