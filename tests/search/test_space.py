@@ -37,6 +37,8 @@ def test_a_layer_in_a_block_that_is_gone_has_no_work() -> None:
 
 def test_what_may_stay_of_a_group() -> None:
     assert Group(32).keeps == KEEPS
+    assert Group(16, notch=4).keeps == (1.0, 3 / 4, 1 / 2, 1 / 4)
+    assert Group(36, notch=4).keeps[:3] == (1.0, 32 / 36, 28 / 36)
     assert Group(4, HEADS).keeps == (1.0, 3 / 4, 1 / 2, 1 / 4)
     assert Group(1, BLOCKS).keeps == (1.0, 0.0)
 

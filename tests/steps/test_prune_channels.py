@@ -25,7 +25,7 @@ from laconic.errors import RecipeError
 from laconic.models import load
 from laconic.runtime import onnxruntime
 from laconic.runtime.difference import relative_error
-from laconic.steps.prune.channels import PruneChannels, channels_kept
+from laconic.steps.prune.channels import PruneChannels, channels_kept, notch
 from laconic.steps.prune.groups import ChannelGroup, Coupling, coupling, pruned
 from laconic.steps.prune.scores import channel_scores
 from laconic.steps.quantize.post_training import Quantize
@@ -492,7 +492,11 @@ def test_a_network_of_the_zoo_is_rebuilt() -> None:
         (64, 0.99, 8, 8),
         (16, 0.5, 8, 8),
         (16, 0.3, 8, 12),
-        (10, 0.5, 8, 5),
+        (10, 0.5, 8, 4),
+        (24, 0.25, 8, 16),
+        (24, 0.2, 8, 20),
+        (48, 0.1, 8, 44),
+        (16, 0.3, 1, 11),
         (10, 0.99, 1, 1),
         (1, 0.9, 8, 1),
         (7, 0.5, 8, 4),
@@ -506,7 +510,10 @@ def test_counts_by_hand(channels: int, ratio: float, multiple: int, kept: int) -
 @given(st.integers(1, 2048), st.floats(0, 1, exclude_max=True), st.integers(1, 64))
 def test_counts_are_near_the_ratio_and_like_the_kernels(channels: int, ratio: float, multiple: int) -> None:
     kept = channels_kept(channels, ratio, multiple)
-    step = max(1, min(multiple, channels // 8))
+    step = notch(channels, multiple)
+    assert step & (step - 1) == 0
+    assert step <= max(1, multiple)
+    assert step * 4 <= max(channels, 4)
     assert 1 <= kept <= channels
     assert kept % step == 0 or kept == channels
     assert abs(kept - channels * (1 - ratio)) <= max(step, 1)

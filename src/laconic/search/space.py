@@ -24,18 +24,24 @@ CHANNELS, HEADS, BLOCKS = "PruneChannels", "PruneHeads", "PruneBlocks"
 class Group:
     """What goes together: channels that are coupled, the heads of an attention module, or a residual block. ``units``:
     how many there are to choose from; ``step``: the one that removes them; ``name``: what the step calls the group,
-    where that is not its key (a module may hold heads and be a block)."""
+    where that is not its key (a module may hold heads and be a block); ``notch``: channels go so many at a time."""
 
     units: int
     step: str = CHANNELS
     name: str = ""
+    notch: int = 1
 
     @property
     def keeps(self) -> tuple[float, ...]:
         """The shares of it that may stay, all of it first."""
         if self.step == HEADS:
             return tuple(units / self.units for units in range(self.units, 0, -1))
-        return (1.0, 0.0) if self.step == BLOCKS else KEEPS
+        if self.step == BLOCKS:
+            return (1.0, 0.0)
+        if self.notch == 1:
+            return KEEPS
+        counts = [max(1, round(keep * self.units / self.notch)) * self.notch for keep in KEEPS]
+        return (1.0, *(count / self.units for count in dict.fromkeys(counts) if count < self.units))
 
     def probed(self, few: bool) -> list[float]:
         """The shares of it at which its damage is measured; ``few``: one alone."""

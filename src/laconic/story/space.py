@@ -12,6 +12,7 @@ from laconic import surgery
 from laconic.core import JsonObject, Traits
 from laconic.profile import profile
 from laconic.steps.prune.blocks import removable_blocks
+from laconic.steps.prune.channels import notch
 from laconic.steps.prune.groups import coupling
 from laconic.steps.prune.heads import removable_heads
 
@@ -31,7 +32,7 @@ def space(model: nn.Module, inputs: Mapping[str, Tensor], keep: Sequence[str], t
     rows = {row.name: row for row in whole.layers}
     return {
         "groups": [
-            *([group.name, {"units": group.channels, "step": "PruneChannels"}] for group in coupled.groups),
+            *([group.name, _channels(group.channels, traits)] for group in coupled.groups),
             *(
                 [_HEADS.format(name), {"units": one.groups, "step": "PruneHeads", "name": name}]
                 for name, one in heads.items()
@@ -61,6 +62,10 @@ def space(model: nn.Module, inputs: Mapping[str, Tensor], keep: Sequence[str], t
         "macs": whole.macs,
         "params": whole.params,
     }
+
+
+def _channels(count: int, traits: Traits) -> JsonObject:
+    return {"units": count, "step": "PruneChannels", "notch": notch(count, traits.channel_multiple)}
 
 
 def rank(layer: surgery.Layer) -> float:
