@@ -73,7 +73,7 @@ def _mobilenet() -> tuple[models.LoadedModel, Task]:
 NETWORKS = {
     "ResNet-20, CIFAR-10": Network(_resnet20, 0.02, True, 1000, 128),
     "VGG, Fashion-MNIST": Network(partial(vgg.load, "fashion"), 0.02, True, 2000, 128),
-    "MobileNetV1 0.75, ImageNet": Network(_mobilenet, 0.08, False, 300, 64),
+    "MobileNetV1 0.75, ImageNet": Network(_mobilenet, 0.03, False, 300, 64),
 }
 
 
