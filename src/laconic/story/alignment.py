@@ -26,7 +26,7 @@ _TOPS = (96, 64)
 """From these widths a whole and a half alignment are taken away."""
 WIDTHS = tuple(sorted({top - step // half for top in _TOPS for step in ALIGNMENTS for half in (1, 2)} | set(_TOPS)))
 _WIDEST, _PLACES, _SAMPLES = max(_TOPS), 14, 64
-_FREE = 0.25  # of what a whole step saves, what half a step may save where kernels fill up
+_FREE = 0.2  # of what a whole step saves, what half a step may save where kernels fill up
 
 
 class Widths(nn.Module):
