@@ -533,9 +533,18 @@ def test_nothing_at_all_can_be_done() -> None:
 # --------------------------------------------------------------------------------------------------------- neighbours
 
 
-def near(*steps: Any, **world: Any) -> list[Recipe]:
+def near(*steps: Any, alignment: int = 1, **world: Any) -> list[Recipe]:
     made = World(**{"harm": {"a": 0.1, "b": 0.1}, **world})
-    return list(neighbours(Recipe(steps), made.space, made.goal, STEPS))
+    return list(neighbours(Recipe(steps), made.space, made.goal, STEPS, alignment))
+
+
+def test_a_notch_of_channels_is_one_of_the_target_s_blocks() -> None:
+    found = near(Prune(layers={"a": 0.625}), alignment=8, integer=False)  # 12 of 32, which take as long as 16
+    assert {frozenset(r.steps[0].layers.items()) for r in found} == {  # type: ignore[attr-defined]
+        frozenset({("a", 0.75)}),
+        frozenset({("a", 0.625), ("b", 0.25)}),
+    }
+    assert near(Prune(layers={"a": 0.75, "b": 0.875}), alignment=8, integer=False) == []
 
 
 def test_neighbours_of_a_pruned_and_quantized_recipe() -> None:

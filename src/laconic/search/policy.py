@@ -21,7 +21,7 @@ from typing import Any
 from laconic.core import Recipe, Step, Trial
 from laconic.goal import Goal
 from laconic.search.choose import Judge
-from laconic.search.costs import counted
+from laconic.search.costs import counted, filled_up
 from laconic.search.knapsack import Choices, least_damage
 from laconic.search.precision import FLOAT, exchanged, near, sensitivities, sizes, with_bits
 from laconic.search.space import BLOCKS, CHANNELS, FACTORED, HEADS, Allocation, Space
@@ -50,6 +50,7 @@ class Policy:
     def __init__(self, space: Space, goal: Goal, judge: Judge, tools: Tools) -> None:
         self.space, self.goal, self.judge, self.tools = space, goal, judge, tools
         self.trials: list[Trial] = []
+        self.alignment = 1  # of the target's kernels, once it is known
 
     def run(self) -> None:
         """Tell the story to its end, or until the budget has ended."""
@@ -62,6 +63,7 @@ class Policy:
         structure, level = Structure(*made, tail=tails[0]), 1.0
         for effort in EFFORTS if self.space.trainable else EFFORTS[:1]:
             level = structure.descend(tails, level, effort)
+            self.alignment = structure.costs.alignment
             if effort == EFFORTS[0]:
                 self._weights_alone()
             self._refine()
@@ -276,20 +278,22 @@ class Policy:
         """Try every single notch around the best; where one is better, begin again around that; end when none is."""
         centre, before = self.best, None
         while centre is not None and centre is not before:
-            for neighbour in neighbours(centre.recipe, self.space, self.goal, self.tools.steps):
+            for neighbour in neighbours(centre.recipe, self.space, self.goal, self.tools.steps, self.alignment):
                 trial = self._try(*neighbour.steps)
                 if self.judge.passes(trial) and self.judge.improves(trial, centre):
                     break
             centre, before = self.best, centre
 
 
-def neighbours(recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Recipe]:
+def neighbours(
+    recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]], alignment: int = 1
+) -> Iterator[Recipe]:
     """The recipes a single notch from this one that may be better, the most promising first: one group with fewer
-    channels, one layer as a smaller product, one layer fewer in float, one layer in fewer bits, other ranges, a higher
-    price for bytes, no integers, integers."""
+    channels (by one of the target's blocks of ``alignment`` channels), one layer as a smaller product, one layer fewer
+    in float, one layer in fewer bits, other ranges, a higher price for bytes, no integers, integers."""
     for i, step in enumerate(recipe.steps):
         rest = recipe.steps[:i], recipe.steps[i + 1 :]
-        for changed in _moves(step, space, goal, steps):
+        for changed in _moves(step, space, goal, steps, alignment):
             yield Recipe((*rest[0], changed, *rest[1]))
     quantized = [type(step).__name__ == "Quantize" for step in recipe.steps]
     if any(quantized) and len(quantized) > 1:
@@ -298,14 +302,16 @@ def neighbours(recipe: Recipe, space: Space, goal: Goal, steps: Mapping[str, Cal
         yield Recipe((*recipe.steps, steps["Quantize"]()))
 
 
-def _moves(step: Step, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]]) -> Iterator[Step]:
+def _moves(
+    step: Step, space: Space, goal: Goal, steps: Mapping[str, Callable[..., Step]], alignment: int
+) -> Iterator[Step]:
     settings: Any = step
     if type(step).__name__ in (CHANNELS, HEADS, *(layer.factors for layer in space.factorable)):
         named = space.removed_by(type(step).__name__)
-        for name, ratio in _by_saving(step, space, goal):
+        for name, ratio in _by_saving(step, space, goal, alignment):
             yield _with(step, layers=dict(settings.layers) | {named.get(name, name): round(ratio, 5)})
     elif type(step).__name__ == BLOCKS:
-        for name, _ in _by_saving(step, space, goal):
+        for name, _ in _by_saving(step, space, goal, alignment):
             yield _with(step, blocks=(*settings.blocks, space.groups[name].name))
     elif type(step).__name__ == "Quantize":
         for name in settings.exclude:
@@ -345,7 +351,7 @@ def _harm(trial: Trial) -> tuple[float, float]:
     return (math.inf if drop is None else drop.value, -trial.measurements["score"].value)
 
 
-def _by_saving(step: Step, space: Space, goal: Goal) -> list[tuple[str, float]]:
+def _by_saving(step: Step, space: Space, goal: Goal, alignment: int) -> list[tuple[str, float]]:
     """The groups, or layers, that can go one notch further, with the ratio that this is; what saves most first."""
     technique, costs = type(step).__name__, counted(space, goal.minimize)
     groups = space.removed_by(technique)
@@ -353,7 +359,10 @@ def _by_saving(step: Step, space: Space, goal: Goal) -> list[tuple[str, float]]:
     now = _ratios(step, groups or layers)
     found = []
     for name, ratio in now.items():
-        choices = [1 - keep for keep in space.groups[name].keeps] if groups else FACTORED
+        choices: Sequence[float] = FACTORED
+        if groups:
+            group, left = space.groups[name], filled_up(space.groups[name], 1 - ratio, alignment)
+            choices = [1 - k for k in group.keeps if alignment == 1 or filled_up(group, k, alignment) < left]
         further = next((choice for choice in choices if choice > ratio + _ROUNDED), None)
         if further is not None:
             ratios = {**now, name: further}

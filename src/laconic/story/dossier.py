@@ -134,5 +134,6 @@ def _trial(trials: Trials, judge: Judge, trial: Trial, winner: Trial) -> JsonObj
 
 def _minimality(trials: Trials, judge: Judge, winner: Trial, everyone: list[Trial]) -> dict[str, list[str]]:
     space: Any = Space.of(trials.described)
-    near = [r for r in neighbours(winner.recipe, space, trials.goal, STEPS) if r.key != Recipe().key]
+    every = neighbours(winner.recipe, space, trials.goal, STEPS, trials.known_alignment)
+    near = [recipe for recipe in every if recipe.key != Recipe().key]
     return minimality(winner, near, {t.recipe.key: t for t in everyone}, judge)

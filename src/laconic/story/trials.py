@@ -158,7 +158,7 @@ class Trials:
 
     def alignment(self, recipe: Recipe) -> int:
         """The multiple to which the target's kernels fill channels up, in the arithmetic of these steps."""
-        key = f"alignment of {self.target} after {recipe}"
+        key = f"{self._alignments}{recipe}"
         row = self.ledger.find("probe", key=key, machine=self.described["machine_key"])
         if row is None:
             row = self.worker.call("alignment", recipe.to_json(), key, progress=self.reporter.progress)
@@ -166,6 +166,16 @@ class Trials:
             if row["alignment"] > 1:
                 self.reporter.note(f"measured: {self.target} runs channels in blocks of {row['alignment']}")
         return int(row["alignment"])
+
+    @property
+    def known_alignment(self) -> int:
+        """What :meth:`alignment` said last, 1 where it was not asked."""
+        rows = [row for row in self.ledger.of("probe") if row["key"].startswith(self._alignments)]
+        return int(rows[-1]["alignment"]) if rows else 1
+
+    @property
+    def _alignments(self) -> str:
+        return f"alignment of {self.target} after "
 
     def seconds_per_sample(self) -> float:
         """What training the original costs, measured once."""
