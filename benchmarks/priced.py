@@ -26,7 +26,7 @@ from laconic.steps.train.device import Teacher
 
 RECIPES = {
     "within a point": Recipe((EPR(price=0.02, epochs=4, batch=128),)),
-    "12 kB": Recipe(
+    "at most 12 kB": Recipe(
         (PruneChannels(0.5, criterion="obs", recovery="least_squares"), EPR(price=0.2, epochs=6, batch=128))
     ),
 }
