@@ -38,7 +38,7 @@ def measured_on(record: Row | None) -> str:
         return ""
     machine, versions = record["machine"], record["libraries"]
     names = [f"{name} {versions[name]}" for name in ("onnxruntime", "openvino") if name in versions]
-    where = f"{machine['processor']}, {machine['architecture']}, {machine['cores']} cores"
+    where = f"{machine['processor']}, {machine['architecture']}, {machine['cores']} core{'s' * (machine['cores'] > 1)}"
     return f"\n\nMeasured on {record['date']} on {where}, one thread, batch 1; {', '.join(names)}."
 
 
