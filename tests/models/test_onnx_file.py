@@ -15,7 +15,7 @@ from onnx import helper
 from torch import nn
 
 from laconic.errors import ModelError
-from laconic.models import load
+from laconic.models import load, onnx_file
 from laconic.models.onnx_import.module import OnnxModule
 from laconic.models.onnx_import.operators import OPERATORS
 from laconic.models.onnx_import.session import run_graph
@@ -157,6 +157,12 @@ def test_truncated_file(save_graph: Callable[..., str]) -> None:
     Path(path).write_bytes(Path(path).read_bytes()[:-30])
     with pytest.raises(ModelError, match=r"cannot be read as ONNX|cannot run the file"):
         load(path)
+
+
+def test_a_graph_of_more_than_protobuf_holds(save_graph: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file, "MOST_BYTES", 95)
+    with pytest.raises(ModelError, match=r"the ONNX graph is too large: got .* bytes, wanted less than 2 GiB"):
+        load(save_graph(**flattened([1, 6])))
 
 
 def test_missing_file() -> None:

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
+from google.protobuf.message import EncodeError
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -397,3 +398,16 @@ def test_a_convolution_of_the_pooled_map_is_gemm_and_gives_float(tmp_path: Path)
         logits = runtime.open_file(path, TARGET)(inputs)["output"]
         assert relative_error(logits, wanted) < 1e-2
         assert len(np.unique(logits)) == logits.size, "no two are rounded to one"
+
+
+def test_a_network_of_more_than_protobuf_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class TooLarge:
+        graph = onnx.GraphProto()
+
+        def SerializeToString(self) -> bytes:  # noqa: N802  (protobuf's name)
+            raise EncodeError("Failed to serialize proto")
+
+    monkeypatch.setattr(onnx_file.ir, "to_proto", lambda graph: TooLarge())
+    with pytest.raises(DeployError, match="larger than 2 GiB"):
+        onnx_file.deploy(network("plain"), inputs_of("plain", 2), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

@@ -20,6 +20,8 @@ from laconic.models.onnx_import.module import OnnxModule
 from laconic.models.onnx_import.relative import relative
 from laconic.models.onnx_import.verify import agrees, verify
 
+MOST_BYTES = 2**31 - 2**24
+"""Of all weights together: one message of protobuf holds 2 GiB, and there is the graph too."""
 _OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -53,8 +55,9 @@ def _read(path: str) -> ModelProto:
         raise ModelError("the file cannot be read as ONNX", got=path, wanted=f"an ONNX file ({error})") from error
     if not model.graph.node:
         raise ModelError("the file cannot be read as ONNX", got=path, wanted="a graph with at least one node")
-    if model.ByteSize() >= 2**31:
-        raise ModelError("the ONNX graph is too large", got=path, wanted="less than 2 GiB")
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if size > MOST_BYTES:  # protobuf cannot even count them then
+        raise ModelError("the ONNX graph is too large", got=f"{path} of {size:,} bytes", wanted="less than 2 GiB")
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     given = {tensor.name: tensor for tensor in model.graph.initializer}

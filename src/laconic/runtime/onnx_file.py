@@ -7,9 +7,11 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import torch
+from google.protobuf.message import EncodeError
 from torch import nn
 
 from laconic.core import Arrays, Facts
+from laconic.errors import DeployError
 from laconic.runtime import onnx_blocks, onnx_codebook, onnx_codes, onnx_recurrent
 from laconic.runtime.export import frozen_weights, onnx_of, program_of
 from laconic.runtime.onnx_finish import finish
@@ -44,7 +46,10 @@ def deploy(
         graph.metadata_props[_PRECISION] = precision
     proto = ir.to_proto(graph)
     del proto.graph.value_info[:]  # the shapes of constants, once more
-    path.write_bytes(proto.SerializeToString())
+    try:
+        path.write_bytes(proto.SerializeToString())
+    except EncodeError as error:
+        raise DeployError("the network is larger than 2 GiB, the most that one ONNX file can hold") from error
     facts: Facts = {"operators": count_operators(proto), "precision": precision}
     found = {"short_weights": short, "codebook_bits": codebooks, "code_bits": codes}
     return {**facts, **{name: value for name, value in found.items() if value}}
