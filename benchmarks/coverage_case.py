@@ -109,7 +109,7 @@ EXPORTERS = {"torch.export": True, "TorchScript": False}
 
 def through_onnx(network: Network, exporter: str) -> Row:
     """Export as torch does, load the file, compare with torch, prune channels of what was loaded, deploy it."""
-    stage = "export"
+    stage, path = "export", Path()
     try:
         model, inputs = network.open()
         (x,) = _tensors(inputs).values()
@@ -137,7 +137,7 @@ def through_onnx(network: Network, exporter: str) -> Row:
         row["difference_pruned"] = deployed(pruned, inputs, outputs(pruned, inputs))
         return row | ({"status": "pruned"} if row["channels"] and row["difference_pruned"] < TOLERANCE else {})
     except Exception as error:  # a benchmark of what may go wrong
-        return {"status": "failed", "why": f"{stage}: {_line(error)}"}
+        return {"status": "failed", "why": f"{stage}: {_line(error).replace(str(path), 'the file')}"}
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
