@@ -109,7 +109,7 @@ EXPORTERS = {"torch.export": True, "TorchScript": False}
 
 def through_onnx(network: Network, exporter: str) -> Row:
     """Export as torch does, load the file, compare with torch, prune channels of what was loaded, deploy it."""
-    stage, path = "export", Path()
+    stage, path = "export", Path("model.onnx")
     try:
         model, inputs = network.open()
         (x,) = _tensors(inputs).values()
