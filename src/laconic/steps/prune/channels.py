@@ -58,7 +58,7 @@ class PruneChannels:
     scope: Literal["layer", "global"] = "layer"
     recovery: Literal["none", "batch_norm", "least_squares"] = "none"
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_types(self)
