@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from laconic.core import Recipe, Target
+from laconic.goal import Goal
+from laconic.ledger import Ledger
 from laconic.models.loaded import LoadedModel
 from laconic.story import alignment
 from laconic.story.evaluate import Evaluator, Job
+from laconic.story.reporter import Reporter
+from laconic.story.trials import Trials
+from laconic.worker import Worker
 from tests.networks import network, task_for
 
 
@@ -52,3 +58,24 @@ def test_a_runtime_is_asked_and_what_cannot_be_applied_tells_nothing(tmp_path: P
     failing = asked.alignment([{"step": "Quantize", "layers": {"nowhere": 8}}], "key")
     assert failing["alignment"] == 1
     assert "nowhere" in failing["error"]
+
+
+def test_a_report_knows_it_where_it_was_measured_here_and_the_time_counts(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger", {})
+
+    def known(minimize: str = "latency", target: str = "onnxruntime", machine: str = "here") -> int:
+        given: list[Any] = [Target.parse(target), {"machine_key": machine}, Goal.parse(minimize), Reporter(), tmp_path]
+        return Trials(ledger, cast(Worker, _Measures()), *given).known_alignment
+
+    assert known() == 1
+    given: list[Any] = [Target.parse("onnxruntime"), {"machine_key": "here"}, Goal(), Reporter(), tmp_path]
+    trials = Trials(ledger, cast(Worker, _Measures()), *given)
+    assert trials.alignment(Recipe()) == trials.alignment(Recipe()) == 16
+    assert len(ledger.rows) == 2, "measured once"
+    assert known() == 16
+    assert known("size") == known("macs") == known(target="openvino") == known(machine="elsewhere") == 1
+
+
+class _Measures:
+    def call(self, method: str, recipe: Any, key: str, **options: object) -> dict[str, object]:
+        return {"row": "probe", "key": key, "machine": "here", "alignment": 16, "error": None, "seconds": 2.0}

@@ -21,8 +21,7 @@ from laconic.search.allocate import Damage
 from laconic.search.costs import Costs
 from laconic.search.space import FACTORED, Allocation
 
-NOTCH = 0.005
-"""Of the cost that is left: what a cut saves."""
+_CUT = 0.005  # of the cost that is left: what a cut saves at the least
 _PROBED = 3
 
 
@@ -31,7 +30,7 @@ def netadapt(
     costs: Costs,
     damage: Damage,
     probe: Callable[[Allocation], float | None],
-    saving: float = NOTCH,
+    saving: float = _CUT,
 ) -> Iterator[Allocation]:
     """Allocations, each cheaper than the one before by ``saving`` of its cost at the least, until nothing more can be
     cut. ``probe`` gives the damage of a whole allocation, or None where it cannot be had."""

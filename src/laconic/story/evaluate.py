@@ -272,8 +272,8 @@ class Evaluator:
         return {"row": "profile", "key": key, "machine": machine.fingerprint(), "layers": layers, "seconds": seconds}
 
     def alignment(self, rows: list[JsonObject], key: str) -> JsonObject:
-        """To what multiple the target's kernels fill channels up, in the arithmetic of these steps: 1 where none of
-        them can be applied to :class:`.alignment.Widths`."""
+        """To what multiple the target's kernels fill channels up, in the arithmetic of these steps: 1 where they
+        cannot be applied to :class:`.alignment.Widths`."""
         start = time.monotonic()
         self.progress("measuring which counts of channels are fast", 0.0)
         row: JsonObject = {"row": "probe", "key": key, "machine": machine.fingerprint(), "alignment": 1, "error": None}

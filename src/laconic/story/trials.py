@@ -169,9 +169,11 @@ class Trials:
 
     @property
     def known_alignment(self) -> int:
-        """What :meth:`alignment` said last, 1 where it was not asked."""
-        rows = [row for row in self.ledger.of("probe") if row["key"].startswith(self._alignments)]
-        return int(rows[-1]["alignment"]) if rows else 1
+        """What :meth:`alignment` said here last; 1 where it was not asked, or where the time does not count: a ledger
+        may also hold another goal's search."""
+        here = self.described["machine_key"]
+        rows = [r for r in self.ledger.of("probe") if r["key"].startswith(self._alignments) and r["machine"] == here]
+        return int(rows[-1]["alignment"]) if rows and self.goal.minimize == "latency" else 1
 
     @property
     def _alignments(self) -> str:
