@@ -16,6 +16,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -87,11 +88,11 @@ def _lenet(dense: float, widths: dict[str, float], again: float, price: float, e
 
 ROWS = [
     Row(
-        "fixed", "LeNet-300-100", LeNet300100, _lenet(1.0, {"fc1": 0.68, "fc2": 0.5}, 1.0, 0.13, 8.0), 5_000, 0.016
+        "fixed", "LeNet-300-100", LeNet300100, _lenet(1.0, {"fc1": 0.68, "fc2": 0.52}, 1.0, 0.13, 8.0), 5_000, 0.016
     ),
     Row(
         "fixed", "LeNet-5-Caffe", LeNet5Caffe,
-        _lenet(0.25, {"conv1": 0.7, "conv2": 0.76, "fc1": 0.95}, 0.5, 0.295, 6.0), 1_520, 0.0096,
+        _lenet(0.25, {"conv1": 0.7, "conv2": 0.76, "fc1": 0.952}, 0.5, 0.295, 6.0), 1_520, 0.0096,
     ),
     Row("free", "convolutional", lambda: Conv(6, 12, 20), Recipe((_dense(0.5), _priced(0.42, 8.0))), 1_300, 0.0096),
     Row("free", "fully connected", lambda: Dense(64, 32), Recipe((_dense(1.0), _priced(0.19, 12.0))), 3_000, 0.016),
@@ -130,7 +131,8 @@ def procedure(row: Row, seed: int) -> JsonObject:
     """One run of a row: from random weights to the answers of the packed file."""
     task = mnist.taught(COPIES)
     torch.manual_seed(seed)
-    context = Context(onnxruntime.traits(TARGET), seed=seed, progress=records.progress(f"{row.name}, seed {seed}"))
+    traits = replace(onnxruntime.traits(TARGET), channel_multiple=1)  # a file does not mind what kernels like
+    context = Context(traits, seed=seed, progress=records.progress(f"{row.name}, seed {seed}"))
     model, _ = row.recipe.apply(row.build(), task, context)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"

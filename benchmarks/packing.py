@@ -2,8 +2,12 @@
 
 Every coder is given the same ONNX file, in which laconic has stored the weights short already. *Huffman* is what the
 file would be if every weight that consists of codes were coded by the better of Huffman and Huffman with runs (Deep
-Compression), and all else as in the ``.lac``. Seconds are CPU seconds of one core, after the kernels were compiled;
-``compile_seconds`` is what that takes with an empty cache. NNCodec needs an environment of its own and is not run.
+Compression), and all else as in the ``.lac``; *NNCodec* likewise, if these codes together were a bitstream of its own.
+Seconds are CPU seconds of one core, after the kernels were compiled; ``compile_seconds`` is what that takes with an
+empty cache.
+
+NNCodec needs an environment of its own, whose Python ``$NNCODEC_PYTHON`` names: ``python -m venv nncodec``, then
+``nncodec/bin/pip install nncodec``. Without it the benchmark says that it was not run.
 """
 
 from __future__ import annotations
@@ -29,13 +33,15 @@ from laconic.core import Array, Context, JsonObject, Recipe, Step, Target
 from laconic.pack import container, huffman
 from laconic.pack.digits import to_digits
 from laconic.pack.hints import layouts
-from laconic.pack.onnx_parts import parts
+from laconic.pack.onnx_parts import Part, parts
+from laconic.pack.tensors import Layout, matrices
 from laconic.runtime import onnxruntime
 from laconic.steps.quantize.gptq import GPTQ
 from laconic.steps.quantize.post_training import Quantize
 from laconic.steps.quantize.weights import QuantizeWeights
 
 TARGET = Target("onnxruntime")
+_NNCODEC = os.environ.get("NNCODEC_PYTHON")
 _T = TypeVar("_T")
 
 
@@ -85,6 +91,8 @@ FILES = [
 def main(folder: Path) -> dict[str, Any]:
     rows: list[JsonObject] = []
     skipped: dict[str, str] = {}
+    if _NNCODEC is None:
+        skipped["NNCodec"] = "$NNCODEC_PYTHON names no Python that has it"
     compile_seconds = _compile_seconds()
     with tempfile.TemporaryDirectory() as scratch:
         for file in FILES:
@@ -115,6 +123,7 @@ def measured(content: bytes) -> JsonObject:
         "xz_bytes": len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)),
         "zstd_bytes": _zstd(content),
         "huffman_bytes": len(packed.content) + _huffman_more(content, packed),
+        "nncodec_bytes": _NNCODEC and _by_nncodec(content, packed, _NNCODEC),
         "packed_bytes": len(packed.content),
         "payload_bytes": packed.payload,
         "methods": _methods(packed),
@@ -142,14 +151,43 @@ def _huffman_more(content: bytes, packed: container.Packed) -> int:
     known, coded = layouts(content), {row.name: row.packed for row in packed.rows}
     more = 0
     for part in parts(content):
-        name, payload = part.name.decode(), content[part.at : part.at + part.size]
+        name = part.name.decode()
         sizes = []
         for layout in known.get(name, []):
-            values = to_digits(payload, layout.digits)
+            values = _integers(content, part, layout)
             if values is not None:
                 sizes.append(_huffman_bytes(values + layout.digits.origin, layout.digits.origin, layout.digits.base))
         more += min(sizes) - coded[name] if sizes else 0
     return more
+
+
+def _integers(content: bytes, part: Part, layout: Layout) -> Array | None:
+    return to_digits(content[part.at : part.at + part.size], layout.digits)
+
+
+def _by_nncodec(content: bytes, packed: container.Packed, python: str) -> int | None:
+    """The size of the file with the weights that consist of codes in a bitstream of NNCodec; None if there are none."""
+    known, coded = layouts(content), {row.name: row.packed for row in packed.rows}
+    arrays: list[Array] = []
+    ours = 0
+    for part in parts(content):
+        name = part.name.decode()
+        for layout in sorted(known.get(name, []), key=lambda layout: layout.digits.base):
+            values = _integers(content, part, layout)
+            if values is None or sum(s.rows * s.columns for s in layout.segments) > len(values):
+                continue
+            ours += coded[name]
+            for rows, columns, _ in matrices(part, layout.segments, len(values)):
+                arrays.append(values[: rows * columns].reshape(rows, columns))
+                values = values[rows * columns :]
+            break  # the smallest base takes a weight apart the furthest
+    if not arrays:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        np.savez(Path(scratch) / "integers.npz", *(array for array in arrays if array.size))
+        script = Path(__file__).with_name("nncodec_peer.py").resolve()
+        said = subprocess.run([python, script, "integers.npz"], cwd=scratch, check=True, capture_output=True, text=True)
+    return len(packed.content) - ours + int(said.stdout.split()[-1])
 
 
 def _huffman_bytes(symbols: Array, zero: int, base: int) -> int:

@@ -234,10 +234,9 @@ def _read_segments(stream: Stream) -> list[Segment]:
 def _integers(
     method: int, stream: Stream, values: Ints, part: Part, digits: Digits, segments: Sequence[Segment]
 ) -> None:  # fmt: skip
-    """Code ``values``, or decode them in place; what no segment holds is one more, of one row."""
+    """Code ``values``, or decode them in place."""
     done, key = 0, digits.base.bit_length()
-    rest = len(values) - sum(s.rows * s.columns for s in segments)
-    for rows, columns, kernel in (*segments, Segment(1, rest, 1)) if segments else (_segment(part, len(values)),):
+    for rows, columns, kernel in matrices(part, segments, len(values)):
         if not rows * columns:
             continue
         if not 1 <= kernel <= columns:
@@ -277,6 +276,12 @@ def _code(stream: Stream, counts: Ints) -> huffman.Code:
     lengths = huffman.lengths_of(counts)
     huffman.code_lengths(lengths, len(lengths), stream.coder)
     return huffman.Code.of(lengths)
+
+
+def matrices(part: Part, segments: Sequence[Segment], count: int) -> tuple[Segment, ...]:
+    """The matrices of a weight of ``count`` integers, in their order; what no segment holds is one more, of one row."""
+    rest = count - sum(s.rows * s.columns for s in segments)
+    return (*segments, Segment(1, rest, 1)) if segments else (_segment(part, count),)
 
 
 def _segment(part: Part, count: int) -> Segment:

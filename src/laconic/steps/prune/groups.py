@@ -175,10 +175,10 @@ def _can_go(model: nn.Module, example: Mapping[str, Tensor], graph: Graph, remov
     """Whether the network without these channels computes what it does with them unread.
 
     Compared are the outputs and, of each layer's output, the mean and the mean square of every channel that is left.
-    Norms over channels are left out on both sides: what they do depends on how many channels there are.
+    Norms over channels divide by the same number on both sides: what they do depends on how many channels there are.
     """
-    after = graph.without(removal)
-    wanted = _watched(model, example, _unread(model, graph, removal))
+    after, scales = graph.without(removal), dict[str, Tensor]()
+    wanted = _watched(model, example, _unread(model, graph, removal), scales)
     left = {
         path.rpartition(".")[0]: torch.as_tensor(np.isin(axis.channels, after.axes[path, dim].channels))
         for (path, dim), axis in graph.axes.items()
@@ -186,7 +186,7 @@ def _can_go(model: nn.Module, example: Mapping[str, Tensor], graph: Graph, remov
     }
     try:
         with undone(resized(model, graph.axes, after.axes)):
-            found = _watched(model, example, {})
+            found = _watched(model, example, {}, scales)
     except Exception:  # whatever a network does whose sizes no longer fit
         return False
     return found.keys() == wanted.keys() and all(_agree(key, found[key], y, left) for key, y in wanted.items())
@@ -209,14 +209,22 @@ def _unread(model: nn.Module, graph: Graph, removal: Units) -> dict[str, tuple[i
 
 
 def _watched(
-    model: nn.Module, example: Mapping[str, Tensor], unread: Mapping[str, tuple[int, Tensor]]
+    model: nn.Module,
+    example: Mapping[str, Tensor],
+    unread: Mapping[str, tuple[int, Tensor]],
+    scales: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """The outputs, and for each layer the mean and mean square of each channel that it gives."""
+    """The outputs, and for each layer the mean and mean square of each channel that it gives.
+
+    ``scales``: what stands for each norm over channels, found here where it is not given. Without any, the values of a
+    deep network grow until rounding decides them.
+    """
     seen: dict[str, Tensor] = {}
 
     def handler(key: str, module: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if func in _NORMS_OVER_CHANNELS:
-            return _unnormed(func, *args, **kwargs)
+            x = _unnormed(func, *args, **kwargs)
+            return x / scales.setdefault(key, x.square().mean().sqrt().clamp(min=torch.finfo(x.dtype).tiny))
         if func is F.batch_norm and (kwargs.get("training") or (len(args) > 5 and args[5])):
             return _unstandardised(*args, **kwargs)
         name = func.__name__ if hasattr(func, "__name__") else ""

@@ -56,17 +56,29 @@ def undone(undo: Undo) -> Iterator[None]:
 
 
 def failing(names: Sequence[str], works: Callable[[Sequence[str]], bool]) -> list[str]:
-    """The names without which ``works`` is true: all at once first, since all work as a rule, then those alike
-    (whose paths differ in numbers), then by halves. Where the first and the last of those alike both fail, all of them
-    are taken to."""
+    """The names without which ``works`` is true: all at once first, since all work as a rule, then those alike (the
+    same layer of blocks whose paths differ in numbers), then by halves. Where the first and the last of those alike
+    both fail, all of them are taken to; where some work apart and not together, the later ones are."""
     if not names or works(names):
         return []
-    alike: dict[str, list[str]] = {}
+    alike: dict[tuple[str, str], list[str]] = {}
     for name in names:
-        kind = re.sub(r"\d+", "#", name) if "." in name else name
-        alike.setdefault(kind, []).append(name)
+        block, _, layer = name.rpartition(".")
+        alike.setdefault((re.sub(r"\d+", "#", block), layer), []).append(name)
     found = [bad for some in alike.values() for bad in _failing(some, works)]
-    return found if works([name for name in names if name not in found]) else list(names)
+    left = [name for name in names if name not in found]
+    together = _together([], left, works)
+    return [name for name in names if name not in together]
+
+
+def _together(already: list[str], names: list[str], works: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Those ``already`` known to work together, and the ``names`` that work with them and with each other."""
+    if not names or works([*already, *names]):
+        return [*already, *names]
+    if len(names) == 1:
+        return already
+    middle = len(names) // 2
+    return _together(_together(already, names[:middle], works), names[middle:], works)
 
 
 def _failing(names: Sequence[str], works: Callable[[Sequence[str]], bool], apart: bool = False) -> list[str]:
