@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from laconic import surgery
 from laconic.steps.prune.groups import coupling, pruned
 from laconic.steps.prune.labels import Trail
+from laconic.steps.prune.resize import failing
 
 Forward = Callable[[Any, Tensor], Tensor]
 
@@ -150,6 +151,35 @@ def test_what_is_left_whole_and_why(forward: Forward, reason: str) -> None:
     assert found.groups == ()
     assert found.left_whole["a"].startswith(reason)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_the_values_of_a_deep_network_do_not_grow_while_it_is_tried() -> None:
+    """Where norms were left out and nothing put in their place, rounding decided between one token and another."""
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(64, 8, 24, 4, 64, 256, num_classes=10).eval()
+    found = coupling(model, {"x": torch.randn(2, 3, 64, 64)}, ())
+    layers = [f"encoder.layers.encoder_layer_{i}.mlp.0" for i in range(24)]
+    assert [group.name for group in found.groups] == layers, found.left_whole
+
+
+@pytest.mark.parametrize(
+    ("names", "together", "fail"),
+    [
+        (["a", "b", "c", "d"], {"a", "c"}, ["c"]),
+        (["a", "b", "c", "d"], {"b"}, ["b"]),
+        (["s.0.conv.1", "s.0.conv.2", "s.1.conv.1", "s.1.conv.2"], {"s.1.conv.2"}, ["s.1.conv.2"]),
+    ],
+    ids=["not together", "one", "in the last block"],
+)
+def test_what_fails_is_found_by_trying(names: list[str], together: set[str], fail: list[str]) -> None:
+    assert failing(names, lambda tried: not together <= set(tried)) == fail
+
+
+def test_the_ends_of_blocks_that_fail_do_not_take_the_rest_along() -> None:
+    names = [f"stage{s}.{b}.branch{1 + b}.{i}" for s in range(2) for b in range(2) for i in range(3)]
+    ends = [name for name in names if not name.endswith(".1")]
+    assert failing(names, lambda tried: not set(ends) & set(tried)) == ends
 
 
 def test_labels_go_with_their_values() -> None:
