@@ -1,14 +1,15 @@
 """How many networks laconic can prune: load -> profile -> prune 30 % of the heads and channels -> deploy -> compare.
 
-Each network (:mod:`.coverage_networks`) runs in a process of its own, with a limit on time, so that a crash or a hang
-is its row's; torch-pruning alone runs beside it. Rows are kept as they come in: ``python -m benchmarks.coverage`` goes
-on where it was stopped, ``--only NAME ...`` runs these again.
+Each network (:mod:`.coverage_networks`) runs in a process of its own, with limits on time and memory, so that a crash
+or a hang is its row's; torch-pruning alone runs beside it. Rows are kept as they come in:
+``python -m benchmarks.coverage`` goes on where it was stopped, ``--only NAME ...`` runs these again.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from benchmarks import records
 from benchmarks.coverage_networks import all_networks
 
 LIMIT_S = 900
+LIMIT_BYTES = 18 * 2**30
+"""Of addresses; what a process of this kind has before it does anything are about 4 GiB."""
 NAME = "coverage"
 Row = dict[str, Any]
 
@@ -75,6 +78,7 @@ def _apart(processes: Any, work: Callable[..., Row], *given: Any) -> Row:
 
 
 def _send(connection: Connection, work: Callable[..., Row], given: tuple[Any, ...]) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     connection.send(work(*given))
 
 

@@ -92,7 +92,7 @@ ROWS = [
     ),
     Row(
         "fixed", "LeNet-5-Caffe", LeNet5Caffe,
-        _lenet(0.25, {"conv1": 0.7, "conv2": 0.76, "fc1": 0.952}, 0.5, 0.295, 6.0), 1_520, 0.0096,
+        _lenet(0.25, {"conv1": 0.7, "conv2": 0.76, "fc1": 0.952}, 2.0, 0.275, 24.0), 1_520, 0.0096,
     ),
     Row("free", "convolutional", lambda: Conv(6, 12, 20), Recipe((_dense(0.5), _priced(0.42, 8.0))), 1_300, 0.0096),
     Row("free", "fully connected", lambda: Dense(64, 32), Recipe((_dense(1.0), _priced(0.19, 12.0))), 3_000, 0.016),
