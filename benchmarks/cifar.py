@@ -173,7 +173,7 @@ def _device() -> str:
 def _accuracy(model: nn.Module, task: Task) -> float:
     """Top-1 on search, in torch."""
     device, right = training_device(), 0
-    with torch.no_grad(), placed(model.eval(), device):
+    with torch.no_grad(), placed(model, device, task.search.read([0]).inputs):
         for rows in measure.chunks(len(task.search)):
             batch = task.search.read(rows)
             found = surgery.call(model, {name: torch.as_tensor(x).to(device) for name, x in batch.inputs.items()})

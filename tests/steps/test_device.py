@@ -9,6 +9,7 @@ import copy
 import math
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from torch import nn
 from laconic import surgery
 from laconic.errors import TrialError
 from laconic.steps.train import fit as room
-from laconic.steps.train.device import Recorded, Teacher, placed
+from laconic.steps.train.device import Recorded, Teacher, placed, precision
 from laconic.steps.train.fit import Schedule, fit
 from tests.networks import cross_entropy, network, task_for, tensors
 
@@ -92,17 +93,47 @@ def test_a_recorded_step_is_replayed() -> None:
 
 
 def test_a_model_is_back_on_the_processor_even_after_a_failure() -> None:
-    class Moved(nn.Linear):
+    class Moved(nn.Conv2d):
         places: ClassVar[list[object]] = []
 
         def _apply(self, *args: Any, **kwargs: Any) -> Any:
-            self.places.append(args[0](torch.empty(())).device.type)
+            found = args[0](torch.empty(1, 2, 2, 2))
+            lies = "last" if found.is_contiguous(memory_format=torch.channels_last) else "first"
+            self.places.append((found.device.type, lies))
             return self
 
-    model = Moved(1, 1)
-    with pytest.raises(KeyError), placed(model, torch.device("meta")):
+    model = Moved(1, 1, 1, device="meta")
+    example = {"x": np.zeros((1, 1, 2, 2), np.float32)}
+    with pytest.raises(KeyError), placed(model, torch.device("meta"), example):
         raise KeyError
-    assert model.places == ["meta", "cpu"]
+    assert model.places == [("meta", "last"), ("cpu", "first")]
+
+
+@pytest.mark.parametrize(("views", "lies"), [(False, torch.channels_last), (True, torch.contiguous_format)])
+def test_a_model_that_views_its_values_keeps_channels_first(views: bool, lies: torch.memory_format) -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 6, 3), nn.Linear(6 * 36, 2)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            y = self.conv(x)
+            return self.head(y.view(len(y), -1) if views else y.flatten(1))
+
+    model = Views().train()
+    before = copy.deepcopy(model.state_dict())
+    with placed(model, torch.device("cpu"), {"x": np.zeros((2, 3, 8, 8), np.float32)}):
+        assert model.conv.weight.is_contiguous(memory_format=lies)
+        model(torch.zeros(2, 3, 8, 8))
+    assert model.conv.weight.is_contiguous()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("has", "dtype"), [("avx512_bf16", torch.bfloat16), ("avx512_f", torch.float32)])
+def test_a_processor_computes_in_what_it_has(has: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {has: True})
+    with precision(torch.device("cpu")):
+        assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == dtype
 
 
 def test_a_teacher_answers_where_the_inputs_are() -> None:

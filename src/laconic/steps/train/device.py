@@ -1,10 +1,13 @@
-"""Where training runs: on the graphics card where torch has one, else on the processor.
+"""Where training runs, and in what: on the graphics card where torch has one, else on the processor.
+
+Channels lie last, and convolutions and linear layers compute in bf16 (torch's autocast): the kernels of cards are made
+for both, and so are those of processors that have instructions for bf16; other processors compute in float32. A model
+that asks for a view of values that lie otherwise (``x.view(len(x), -1)``) keeps its channels first.
 
 A small network's step on a card is hundreds of kernels of a few microseconds each, and Python takes longer to launch
 them than the card to run them. So after a few steps the whole of a step, optimizer included, is recorded as a CUDA
-graph and replayed; a model that cannot be recorded (it waits for a number, say) is trained on as before. Channels lie
-last there, and convolutions and linear layers compute in bf16 (torch's autocast), both of which the cards' kernels are
-made for. Sums on a card are taken in no fixed order: there a seed decides the result but for its last digits.
+graph and replayed; a model that cannot be recorded (it waits for a number, say) is trained on as before. Sums on a card
+are taken in no fixed order: there a seed decides the result but for its last digits.
 """
 
 from __future__ import annotations
@@ -33,25 +36,37 @@ def training_device() -> torch.device:
 def moved(x: Array, device: torch.device) -> Tensor:
     """``x`` as a tensor on ``device``; what goes to a card goes there while the card is still busy with the last."""
     tensor = torch.as_tensor(x)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager
-def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """While this lasts, ``model`` is on ``device``; then it is on the processor again."""
-    if device.type == "cpu":
-        yield
-        return
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+def placed(model: nn.Module, device: torch.device, example: Mapping[str, Array]) -> Iterator[None]:
+    """While this lasts, ``model`` is on ``device``, its channels last if it computes so what ``example`` is; then it is
+    as it was. It is in evaluation mode."""
+    model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
+        if not _computes(model, {name: moved(x, device) for name, x in example.items()}):
+            model.to(memory_format=torch.contiguous_format)
         yield
     finally:
         model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
+@torch.no_grad()
+def _computes(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
+    try:
+        surgery.call(model, inputs)
+    except Exception:  # whatever a model raises for a view that it cannot have
+        return False
+    return True
+
+
 def precision(device: torch.device) -> AbstractContextManager[Any]:
-    """In what training computes on ``device``: float32 on a processor, bf16 where a card can."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu", cache_enabled=False)
+    """In what training computes on ``device``: in bf16 on a card and on a processor that multiplies it, else in
+    float32. (torch would do what a processor cannot in more steps, which takes longer than float32.)"""
+    can = torch.cpu.get_capabilities()
+    enabled = device.type != "cpu" or bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 class Teacher:

@@ -2,13 +2,14 @@
 
 The loss is (1 - a) L(y, t) + a T^2 KL(p_T(teacher) || p_T(student)) (Hinton et al. 2015, arXiv 1503.02531), where p_T
 is the softmax of the logits over T. Without labels a = 1. The order of samples, and with it the result, follows from
-the seed. Training runs on the graphics card where there is one (:mod:`.device`).
+the seed. Where training runs, and in what numbers: :mod:`.device`.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from laconic import surgery
-from laconic.core import Split
+from laconic.core import Batch, Split
 from laconic.errors import DataError, TrialError
 from laconic.steps.train.device import Recorded, moved, placed, precision, training_device
 
@@ -71,27 +72,36 @@ def fit(
     rng, device = np.random.default_rng(seed), training_device()
     torch.manual_seed(seed)
     generator = torch.Generator(device).manual_seed(seed)
-    per_epoch = max(1, len(data) // schedule.batch)
-    steps = max(1, round(schedule.epochs * per_epoch))
+    steps = max(1, round(schedule.epochs * _per_epoch(data, schedule.batch)))
     losses = _Losses(steps, 1 if device.type == "cpu" else _LOOK, progress)
-    order = rng.permutation(len(data))
-    with placed(model, device):
+    batches = _batches(data, schedule.batch, steps, rng)
+    first = next(batches)
+    with placed(model, device, first.inputs):
         model.train()
         optimizer = _optimizer(model, schedule, device)
         cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         one_step = _step(model, optimizer, loss, teacher, schedule)
         run = one_step if device.type == "cpu" else Recorded(one_step)
-        for step in range(steps):
-            place = step % per_epoch
-            if place == 0:
-                order = rng.permutation(len(data))
-            batch = data.read(order[place * schedule.batch : (place + 1) * schedule.batch].tolist())
+        for batch in itertools.chain([first], batches):
             inputs: Mapping[str, Tensor] = {name: moved(x, device) for name, x in batch.inputs.items()}
             targets = None if batch.targets is None else moved(batch.targets, device)
             losses.add(run(inputs if augment is None else augment(inputs, generator), targets))
             cosine.step()
         model.eval()
     return losses.ends()
+
+
+def _per_epoch(data: Split, size: int) -> int:
+    return max(1, len(data) // size)
+
+
+def _batches(data: Split, size: int, steps: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """So many batches of ``size`` samples, in a new order in every epoch; what is left of an epoch is left out."""
+    for step in range(steps):
+        place = step % _per_epoch(data, size)
+        if place == 0:
+            order = rng.permutation(len(data))
+        yield data.read(order[place * size : (place + 1) * size].tolist())
 
 
 def _optimizer(model: nn.Module, schedule: Schedule, device: torch.device) -> torch.optim.Optimizer:
