@@ -36,6 +36,7 @@ ALL = (
     "mnist_records",
     "netadapt",
     "energy",
+    "training",
     "coverage",
 )
 

@@ -15,6 +15,7 @@ from benchmarks import tables_packing as packed
 from benchmarks import tables_pruning as pruning
 from benchmarks import tables_quantization as few_bits
 from benchmarks import tables_structure as structure
+from benchmarks import tables_training as training
 from benchmarks.markdown import NOT_RUN, Row, measured_on, points_at_least, table
 from laconic.core import describe
 from laconic.report import words
@@ -207,6 +208,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "mnist_fixed": smallest.fixed,
     "mnist_free": smallest.free,
     "coverage": covered.coverage,
+    "training_speed": training.speed,
+    "training_quality": training.quality,
 }
 
 if __name__ == "__main__":

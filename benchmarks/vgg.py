@@ -59,11 +59,10 @@ def train(name: str) -> None:
             said = int(fraction * 20)
             print(f"{fraction:.0%} {text}, {time.monotonic() - start:.0f} s", flush=True)
 
-    model = loaded.module.to(memory_format=torch.channels_last)  # a third faster on a processor
+    model = loaded.module
     fit(model, task.train, task.loss, None, TRAININGS[name], SEED, say, augment=task.augment)
     notes = {"made by": f"python -m benchmarks.vgg {name}", "training": str(TRAININGS[name]), "seed": str(SEED)}
-    state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    safetensors.torch.save_file(state, CHECKPOINTS / f"vgg-{name}.safetensors", notes)
+    safetensors.torch.save_file(model.state_dict(), CHECKPOINTS / f"vgg-{name}.safetensors", notes)
 
 
 if __name__ == "__main__":
