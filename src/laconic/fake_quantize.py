@@ -192,7 +192,10 @@ class ActivationQuantizers(nn.Module):
         index = self.active.get(name)
         if index is None and torch.compiler.is_exporting():
             index = self.passive.get(name)
-        return x if index is None else self.quantizers[index](x)
+        if index is None:
+            return x
+        # what training computed in bf16 has as many digits as 8 bits; a trained scale's gradient needs more
+        return self.quantizers[index](x.float() if x.dtype == torch.bfloat16 else x)
 
     def by_value(self) -> dict[str, FakeQuantize]:
         quantizers: dict[str, FakeQuantize] = {}
