@@ -52,7 +52,8 @@ class Network:
         return self.name.partition(":")[0]
 
     def open(self) -> tuple[nn.Module, Arrays]:
-        """The network, its constant parameters drawn, and two samples of the smallest size that it takes."""
+        """The network, its constant parameters drawn, and two samples of the smallest size that it takes, of its own
+        size where it pools to a grid (TorchScript's exporter wants a size that the grid divides)."""
         kind = self.name.partition(":")[2]
         if self.source == "transformers":
             module = lively(models.load(f"{_FACTORIES}:{kind}").module)
@@ -64,7 +65,9 @@ class Network:
         assert loaded.input_shape is not None
         own = loaded.input_shape[-1]
         module = lively(loaded.module)
-        for side in [side for side in SIDES if side < own]:
+        pools = [part.output_size for part in module.modules() if isinstance(part, nn.AdaptiveAvgPool2d)]
+        sides = SIDES if all(size in (1, (1, 1)) for size in pools) else ()
+        for side in [side for side in sides if side < own]:
             if _runs(module, noise(side)):
                 return module, {loaded.input_names[0]: noise(side)}
         return module, {loaded.input_names[0]: noise(own)}
