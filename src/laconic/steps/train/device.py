@@ -41,8 +41,8 @@ def moved(x: Array, device: torch.device) -> Tensor:
 
 @contextmanager
 def placed(model: nn.Module, device: torch.device, example: Mapping[str, Array]) -> Iterator[None]:
-    """While this lasts, ``model`` is on ``device``, its channels last if it computes so what ``example`` is; then it is
-    as it was. It is in evaluation mode."""
+    """While this lasts, ``model`` is on ``device``, in evaluation mode; its channels lie last if it can compute
+    ``example`` so. Then it is on the processor again, channels first."""
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         if not _computes(model, {name: moved(x, device) for name, x in example.items()}):
