@@ -49,12 +49,13 @@ CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 
 class Training(NamedTuple):
-    """What is trained: the network, the recipe, and what it starts from: a checkpoint, a file of weights among the
-    public data, or random weights."""
+    """What is trained: the network, the recipe, what it starts from (a checkpoint, a file of weights among the public
+    data, or random weights), and the checkpoint that teaches it, where that is another."""
 
     network: str
     recipe: Recipe
     start: str | None = "resnet20-cifar10"
+    teacher: str | None = None
 
 
 def _inner(*ratios: float) -> dict[str, float]:
@@ -97,6 +98,9 @@ TRAININGS = {
         Recipe((PruneChannels(layers=_inner(0.6, 0.6, 0.6), recovery="least_squares"), _RECOVER)),
         "resnet56-cifar10",
     ),
+    "resnet56-2.55x-again": Training(
+        "cifar-resnet-56", Recipe((replace(_RECOVER, epochs=36),)), "resnet56-2.55x", "resnet56-cifar10"
+    ),
 }
 
 
@@ -136,18 +140,21 @@ def trained(name: str) -> tuple[nn.Module, list[Facts], JsonObject]:
 
 def train(name: str) -> None:
     """Train, say how well it does on search, and write the checkpoint."""
-    network, recipe, start = TRAININGS[name]
-    task, model = load(), _start(network, start)
+    network, recipe, start, teacher = TRAININGS[name]
+    task = load()
+    model, facts_before, before = _start(network, start)
     context = Context(
-        onnxruntime.traits(Target("onnxruntime")), reference=Teacher(model), progress=records.progress(name)
+        onnxruntime.traits(Target("onnxruntime")),
+        reference=Teacher(trained(teacher)[0] if teacher else model),
+        progress=records.progress(name),
     )
     began = time.monotonic()
     changed, facts = recipe.apply(model, task, context)
     told = {
         "network": network,
-        "recipe": recipe.to_json(),
+        "recipe": [*before, *recipe.to_json()],
         "start": start,
-        "facts": facts,
+        "facts": [*facts_before, *facts],
         "seconds": round(time.monotonic() - began, 1),
         "device": _device(),
         "libraries": {"torch": torch.__version__},
@@ -159,11 +166,13 @@ def train(name: str) -> None:
     print(f"{name}: {_accuracy(changed, task):.4f} on search, {told['seconds']} s", flush=True)
 
 
-def _start(network: str, start: str | None) -> nn.Module:
+def _start(network: str, start: str | None) -> tuple[nn.Module, list[Facts], list[JsonObject]]:
+    """The network that is trained on, and the steps that made it of the zoo's."""
     if start in TRAININGS:
-        return trained(start)[0]
+        model, facts, told = trained(start)
+        return model, facts, told["recipe"]
     weights = "" if start is None else f"@{records.data(start)}"
-    return models.load(f"zoo:{network}{weights}").module
+    return models.load(f"zoo:{network}{weights}").module, [], []
 
 
 def _device() -> str:
