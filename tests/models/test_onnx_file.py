@@ -15,7 +15,8 @@ from onnx import helper
 from torch import nn
 
 from laconic.errors import ModelError
-from laconic.models import load, onnx_file
+from laconic.models import load
+from laconic.models.onnx_import import session
 from laconic.models.onnx_import.module import OnnxModule
 from laconic.models.onnx_import.operators import OPERATORS
 from laconic.models.onnx_import.session import run_graph
@@ -159,10 +160,48 @@ def test_truncated_file(save_graph: Callable[..., str]) -> None:
         load(path)
 
 
-def test_a_graph_of_more_than_protobuf_holds(save_graph: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "MOST_BYTES", 95)
-    with pytest.raises(ModelError, match=r"the ONNX graph is too large: got .* bytes, wanted less than 2 GiB"):
-        load(save_graph(**flattened([1, 6])))
+def beside(path: str) -> str:
+    """The same graph with its data in another file."""
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+class Tokens(nn.Module):
+    """Reads its tokens as floats; its table is a matrix that no layer holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.wide, self.head = nn.Embedding(50, 8), nn.Linear(16, 300), nn.Linear(300, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.wide(self.table(x.long()).flatten(1)).relu())
+
+
+def test_data_beside_the_graph(export: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, opened = list[int](), session.onnxruntime.InferenceSession
+
+    def watched(graph: bytes, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(graph))
+        return opened(graph, *args, **kwargs)
+
+    monkeypatch.setattr(session.onnxruntime, "InferenceSession", watched)
+    torch.manual_seed(0)
+    net = Tokens().eval()
+    module = load(beside(export(net, (2,), dynamo=True))).module
+    assert max(sizes) < 4 * 16 * 300, "the matrices are not in the graph that protobuf holds"
+    x = torch.randint(0, 50, (3, 2)).float()
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), net(x))
+        torch.testing.assert_close(run_graph(module.to_onnx(), [x])[0], net(x))
+
+
+@pytest.mark.parametrize("content", [None, b"short"])
+def test_data_beside_the_graph_that_is_not_there(content: bytes | None, save_graph: Callable[..., str]) -> None:
+    path = beside(save_graph(**flattened([1, 6])))
+    data = Path(path).with_name("weights.bin")
+    data.unlink() if content is None else data.write_bytes(content)
+    with pytest.raises(ModelError, match=r"cannot be read"):
+        load(path)
 
 
 def test_missing_file() -> None:

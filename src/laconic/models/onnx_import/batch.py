@@ -33,21 +33,24 @@ class Freed:
     outputs: list[Tensor]
 
 
-def free_batch(model: ModelProto) -> Freed:
+def free_batch(model: ModelProto, folder: str) -> Freed:
+    """``folder``: where the graph's external data is."""
     inputs = read_inputs(model)
     fixed = next((entry.shape[0] for entry in inputs if entry.shape and entry.shape[0] is not None), None)
     if fixed in (None, 1):
         for freed in (_named(model), _reshaped(_named(model))):
             for pair in _examples(inputs, 2):
-                outputs = _outputs_if_free(freed, pair)
+                outputs = _outputs_if_free(freed, pair, folder)
                 if outputs is not None:
                     return Freed(freed, None, pair, outputs)
     fault: Exception | None = None
     for example in _examples(inputs, fixed or 1):
         try:
-            return Freed(model, fixed or 1, example, run_session(open_session(model.SerializeToString()), example))
+            outputs = run_session(open_session(model.SerializeToString(), folder=folder), example)
         except Exception as error:  # ONNX Runtime's own exceptions have no common base
             fault = error
+        else:
+            return Freed(model, fixed or 1, example, outputs)
     raise ModelError(f"ONNX Runtime cannot run the file: {fault}")
 
 
@@ -67,10 +70,10 @@ def _random(entry: Input, batch: int, side: int, generator: torch.Generator) -> 
     return torch.randint(0, 2, shape, generator=generator).to(entry.dtype)
 
 
-def _outputs_if_free(model: ModelProto, pair: Sequence[Tensor]) -> list[Tensor] | None:
+def _outputs_if_free(model: ModelProto, pair: Sequence[Tensor], folder: str) -> list[Tensor] | None:
     """What the graph gives for two samples, if it is what it gives for each of them, one after the other."""
     try:
-        session = open_session(model.SerializeToString())
+        session = open_session(model.SerializeToString(), folder=folder)
         together = run_session(session, pair)
         alone = [run_session(session, [x[i : i + 1] for x in pair]) for i in range(2)]
     except Exception:  # a graph that cannot take two samples fails in as many ways as there are operators

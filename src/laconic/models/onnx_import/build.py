@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from onnx import ModelProto, NodeProto, TensorProto
+from onnx.external_data_helper import load_external_data_for_model
 from torch import Tensor, nn
 
 from laconic.errors import ModelError
@@ -31,11 +32,12 @@ _RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rand
 
 
 @torch.no_grad()
-def build(model: ModelProto, example: Sequence[Tensor], fixed_batch: int | None) -> OnnxModule:
-    """The module for ``model``, whose layers' data it takes over. ``example`` has one tensor per input."""
+def build(model: ModelProto, example: Sequence[Tensor], fixed_batch: int | None, folder: str = "") -> OnnxModule:
+    """The module for ``model``, whose layers' data it takes over. ``example`` has one tensor per input; ``folder`` is
+    where external data lies."""
     inputs = tuple(entry.name for entry in read_inputs(model))
     outputs = tuple(value.name for value in model.graph.output)
-    builder = _Builder(model, dict(zip(inputs, example, strict=True)))
+    builder = _Builder(model, dict(zip(inputs, example, strict=True)), folder)
     for index in range(len(builder.nodes)):
         builder.add(index)
     for name in builder.constants.intersection(outputs):
@@ -63,8 +65,8 @@ def _with_last(plan: Sequence[Run], outputs: Sequence[str]) -> tuple[Run, ...]:
 class _Builder:
     """The graph while it is being gone through: ``values`` are what is known of it, on the example."""
 
-    def __init__(self, model: ModelProto, inputs: Mapping[str, Tensor]) -> None:
-        self.model = model
+    def __init__(self, model: ModelProto, inputs: Mapping[str, Tensor], folder: str) -> None:
+        self.model, self.folder = model, folder
         self.nodes = read_nodes(model)
         names = [name for node in self.nodes for name in (node.name, f"{node.name}/pad")]
         self.paths = paths(dict.fromkeys((*names, *(value.name for value in model.graph.output))), RESERVED)
@@ -73,7 +75,7 @@ class _Builder:
         self.readers = {name: i for i, node in enumerate(self.nodes) for name in node.inputs}
         self.initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         self.values: dict[str, Any] = dict(inputs)
-        self.values.update((name, to_tensor(tensor)) for name, tensor in self.initializers.items())
+        self.values.update((name, to_tensor(tensor, folder)) for name, tensor in self.initializers.items())
         self.values.update((n.outputs[0], _stated(n)) for n in self.nodes if n.operator == "Constant")
         self.constants = set(self.values) - set(inputs)
         self.modules: dict[str, nn.Module] = {}
@@ -171,7 +173,7 @@ class _Builder:
         return layer, Written(index, True), node.outputs
 
     def strip(self) -> None:
-        """Take out of the graph the tensors that the layers hold now; writing puts them back."""
+        """Take out of the graph the tensors that the layers hold now, which writing puts back; the others are in it."""
         layers = [place for path, place in self.written.items() if not isinstance(self.modules[path], OnnxNode)]
         for place in layers:
             names = list(self.nodes[place.index].inputs[1:])
@@ -180,6 +182,7 @@ class _Builder:
             for tensor in (self.initializers[name] for name in names if name in self.initializers):
                 if self.uses[tensor.name] == 1:
                     tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
+        load_external_data_for_model(self.model, self.folder)
 
 
 def _stated(node: Node) -> Tensor:

@@ -71,8 +71,9 @@ def _value(attribute: AttributeProto) -> Any:
     return list(value) if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS) else value
 
 
-def to_tensor(proto: TensorProto) -> Tensor:
-    return torch.from_numpy(np.array(numpy_helper.to_array(proto)))  # a copy that may be written to
+def to_tensor(proto: TensorProto, folder: str = "") -> Tensor:
+    """Its values, which may lie in a file in ``folder``."""
+    return torch.from_numpy(np.array(numpy_helper.to_array(proto, folder)))  # a copy that may be written to
 
 
 def read_inputs(model: ModelProto) -> list[Input]:

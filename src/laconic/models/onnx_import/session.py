@@ -12,10 +12,13 @@ from onnx import ModelProto
 from torch import Tensor
 
 
-def open_session(graph: bytes, optimize: bool = True) -> Any:
-    """A session that says nothing but what it raises."""
+def open_session(graph: bytes, optimize: bool = True, folder: str = "") -> Any:
+    """A session that says nothing but what it raises. ``folder``: where the files are that hold the graph's external
+    data, if it has any."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
