@@ -98,13 +98,25 @@ def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 class Bench:
-    """One network on one runtime; ``known`` are its probes, which are the same on each."""
+    """One network on one runtime; ``known`` are its probes, which are the same on each. ``multiple``: of channels,
+    where it is not to be the one that the runtime's kernels like."""
 
     def __init__(
-        self, loaded: models.LoadedModel, task: Task, runtime: str, network: Network, known: dict[str, Any], work: Path
+        self,
+        loaded: models.LoadedModel,
+        task: Task,
+        runtime: str,
+        network: Network,
+        known: dict[str, Any],
+        work: Path,
+        multiple: int | None = None,
     ) -> None:
         self.task, self.target, self.network, self.known = task, Target(runtime), network, known
         self.evaluator = Evaluator(Job(lambda progress: (loaded, task), self.target, 0, (), work), lambda text, f: None)
+        if multiple:
+            context = self.evaluator.context
+            traits = dataclasses.replace(context.traits, channel_multiple=multiple)
+            self.evaluator.context = dataclasses.replace(context, traits=traits)
         self.space = Space.of(self.evaluator.describe())
         self.baseline = self.evaluator.path(self.evaluator.baseline_key)
         goal = Goal()
@@ -135,7 +147,7 @@ class Bench:
         for allocation in spaced(cuts, costs, Allocation(), self.network.saving):
             recipe = Recipe(structure.steps(allocation))
             row = self.evaluator.trial(recipe.to_json(), recipe.key, [], 1.0)
-            drop = whole - row["score"]
+            drop = round(whole - row["score"], 9)
             speed = self._ratio(self.baseline, self.evaluator.path(recipe.key))
             counted = {"macs": row["macs"], "file_bytes": row["file_bytes"], "predicted": costs.of(allocation)}
             yield {"recipe": recipe.to_json(), "key": recipe.key, "drop_on_search": drop, "speed": speed, **counted}

@@ -14,7 +14,8 @@ network, and one that must save much at once is cut deep. No cut is trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from laconic.search.allocate import Damage
@@ -38,8 +39,7 @@ def netadapt(
     lost = (probe(start) or 0.0) if start.keeps or start.forms else 0.0
     while True:
         cost, before = costs.of(current), damage.of(current)
-        proposed = _cuts(current, costs, damage)
-        found = [next((cut for cut in cuts if costs.of(cut) <= cost * (1 - saving)), None) for cuts in proposed]
+        found = [_least(cuts, costs, cost * (1 - saving)) for cuts in _cuts(current, costs, damage)]
         saved = [(cut, cost - costs.of(cut)) for cut in found if cut is not None]
         likely = sorted(saved, key=lambda pair: (damage.of(pair[0]) - before) / pair[1])[:_PROBED]
         probed = [(after, cut, saves) for cut, saves in likely if (after := probe(cut)) is not None]
@@ -58,11 +58,17 @@ def spaced(path: Iterator[Allocation], costs: Costs, start: Allocation, saving: 
             yield allocation
 
 
-def _cuts(current: Allocation, costs: Costs, damage: Damage) -> Iterator[Iterator[Allocation]]:
+def _least(cuts: Sequence[Allocation], costs: Costs, cost: float) -> Allocation | None:
+    """The first of ever deeper cuts, of which none costs more than the one before, that costs so little."""
+    place = bisect_left(cuts, True, key=lambda cut: costs.of(cut) <= cost)
+    return cuts[place] if place < len(cuts) else None
+
+
+def _cuts(current: Allocation, costs: Costs, damage: Damage) -> Iterator[list[Allocation]]:
     """Of each group and layer, ever deeper cuts."""
     for group in damage.groups:
         less = [keep for keep in costs.space.groups[group].keeps if keep < current.keeps.get(group, 1.0)]
-        yield (replace(current, keeps={**current.keeps, group: keep}) for keep in less)
+        yield [replace(current, keeps={**current.keeps, group: keep}) for keep in less]
     for layer in damage.layers:
         more = [form for form in FACTORED if form > current.forms.get(layer, 0.0)]
-        yield (replace(current, forms={**current.forms, layer: form}) for form in more)
+        yield [replace(current, forms={**current.forms, layer: form}) for form in more]
