@@ -48,7 +48,7 @@ def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
     found: dict[str, Any] = {"calibration": CALIBRATION, "saving": SAVING, "skipped": {}, "rows": []}
     kept = records.read("energy") if words else {}
     if kept:
-        found |= {key: kept[key] for key in found}
+        found |= {key: kept[key] for key in ("skipped", "rows")}
     builders = {name: NETWORKS[name].build for name in CHOSEN}
     for name, (loaded, task) in records.opened(builders, words, found["skipped"]):
         network = NETWORKS[name]._replace(calibration=CALIBRATION)
