@@ -50,7 +50,7 @@ CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 class Training(NamedTuple):
     """What is trained: the network, the recipe, what it starts from (a checkpoint, a file of weights among the public
-    data, or random weights), and the checkpoint that teaches it, where that is another."""
+    data, or random weights), and the float checkpoint that teaches it, where it starts from one that is not float."""
 
     network: str
     recipe: Recipe
@@ -142,7 +142,7 @@ def train(name: str) -> None:
     """Train, say how well it does on search, and write the checkpoint."""
     network, recipe, start, teacher = TRAININGS[name]
     task = load()
-    model, facts_before, before = _start(network, start)
+    model, facts_before, before = _start(network, start, made=teacher is not None)
     context = Context(
         onnxruntime.traits(Target("onnxruntime")),
         reference=Teacher(trained(teacher)[0] if teacher else model),
@@ -166,11 +166,11 @@ def train(name: str) -> None:
     print(f"{name}: {_accuracy(changed, task):.4f} on search, {told['seconds']} s", flush=True)
 
 
-def _start(network: str, start: str | None) -> tuple[nn.Module, list[Facts], list[JsonObject]]:
-    """The network that is trained on, and the steps that made it of the zoo's."""
+def _start(network: str, start: str | None, made: bool) -> tuple[nn.Module, list[Facts], list[JsonObject]]:
+    """What is trained on; where it was ``made`` of a float network, by which steps, and what these told."""
     if start in TRAININGS:
         model, facts, told = trained(start)
-        return model, facts, told["recipe"]
+        return (model, facts, told["recipe"]) if made else (model, [], [])
     weights = "" if start is None else f"@{records.data(start)}"
     return models.load(f"zoo:{network}{weights}").module, [], []
 

@@ -21,7 +21,7 @@ from laconic.profile import profile
 from laconic.runtime import runtime_of
 
 FLOAT = "resnet56-cifar10"
-PRUNED = ("resnet56-2.1x", "resnet56-2.55x")
+PRUNED = ("resnet56-2.1x", "resnet56-2.55x", "resnet56-2.55x-again")
 TARGETS = (Target("onnxruntime"), Target("openvino"))
 ROUNDS = 51
 PUBLISHED = {

@@ -18,14 +18,16 @@ def resnet56() -> str:
             return ["float32", "1", f"{row['top1']:.2%}", "", "", words.size(row["file_bytes"]), "1", "1"]
         scored = [f"{row['top1']:.2%}", *_lost(row), words.size(row["file_bytes"])]
         faster = [speed(row["speed_to_float"][runtime]) for runtime in ("onnxruntime", "openvino")]
-        trained = f"pruned, {row['training']['recipe'][-1]['epochs']:g} epochs"
+        cycles = [f"{step['epochs']:g}" for step in row["training"]["recipe"] if step["step"] == "FineTune"]
+        trained = f"pruned, {' + '.join(cycles)} epochs"
         return [trained, f"**{whole['macs'] / row['macs']:.2f}x**", *scored, *faster]
 
     def below(found: Row) -> str:
         theirs, rows = found["published"], found["rows"]
+        devices = dict.fromkeys(row["training"]["device"].replace("cpu", "a processor") for row in rows)
         published = ", ".join(f"{row['fewer_macs']:g}x fewer MACs {row['top1']:.2%}" for row in theirs["rows"])
         return (
-            f"{rows[0]['n']:,} test pictures of CIFAR-10 (JPEG); trained on {rows[0]['training']['device']}. "
+            f"{rows[0]['n']:,} test pictures of CIFAR-10 (JPEG); trained on {' and, last, '.join(devices)}. "
             f"Published, on the exact pixels, not run here ([{theirs['who']}]({theirs['address']})): float32 "
             f"{theirs['top1_original']:.2%}, {published}."
         )
