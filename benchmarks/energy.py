@@ -14,26 +14,29 @@ others stay in the record.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from benchmarks import records
 from benchmarks.netadapt import NETWORKS, Bench
-from laconic.core import JsonObject, Recipe
-from laconic.profile import Profile, profile
+from laconic.core import JsonObject, Recipe, Task
+from laconic.profile import profile
 from laconic.search.netadapt import netadapt, spaced
 from laconic.search.space import Allocation
-from laconic.steps.prune.channels import PruneChannels
+from laconic.steps.prune.channels import PruneChannels, channels_kept
+from laconic.steps.prune.groups import coupling, pruned
 
 CHOSEN = ("ResNet-20, CIFAR-10", "VGG, Fashion-MNIST")
-CALIBRATION = 512
+CALIBRATION, MULTIPLE = 512, 1
 ALLOWED = (0.01, 0.02, 0.03)
 ENOUGH = 0.04
 CUT, SAVING = 0.01, 0.02
@@ -53,7 +56,7 @@ def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
     for name, (loaded, task) in records.opened(builders, words, found["skipped"]):
         network = NETWORKS[name]._replace(calibration=CALIBRATION)
         with tempfile.TemporaryDirectory() as scratch:
-            bench = Energy(loaded, network.told(task), "onnxruntime", network, {}, Path(scratch), multiple=1)
+            bench = Energy(loaded, network.told(task), "onnxruntime", network, {}, Path(scratch), multiple=MULTIPLE)
             rows = [{"network": name, **row} for row in bench.rows()]
         found["rows"] = [row for row in found["rows"] if row["network"] != name] + rows
         records.write(folder, "energy", found)
@@ -61,24 +64,34 @@ def main(folder: Path, words: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 class Modelled:
-    """What an allocation costs: the energy of the network that it leaves, over the whole one's."""
+    """What an allocation costs: the energy of the network that it leaves, over the whole one's. Which channels go does
+    not matter to it, nor what the rest becomes: no more data is asked than a step needs to run."""
 
     def __init__(self, bench: Energy) -> None:
         self.space, self._bench = bench.space, bench
+        self._model = copy.deepcopy(bench.evaluator.model)  # coupling may change it
+        self._graph = coupling(self._model, bench.example, (), tried=()).graph
+        self._few = dataclasses.replace(bench.task, calibration=2)
         self._known: dict[str, float] = {}
 
     def of(self, allocation: Allocation) -> float:
-        steps = [_unrecovered(step) for step in self._bench.structure.steps(allocation)]
-        recipe = Recipe(tuple(steps))
-        if recipe.key not in self._known:
-            self._known[recipe.key] = self._bench.energy(recipe)
-        return self._known[recipe.key]
+        steps = self._bench.structure.steps(allocation)
+        key = Recipe(steps).key
+        if key not in self._known:
+            self._known[key] = self._of(steps)
+        return self._known[key]
 
-
-def _unrecovered(step: Any) -> Any:
-    """The step, leaving as much, but without asking data which and what the rest becomes."""
-    plain = {"criterion": "l2", "recovery": "none"}
-    return dataclasses.replace(step, **{name: value for name, value in plain.items() if hasattr(step, name)})
+    def _of(self, steps: Sequence[Any]) -> float:
+        by_channels = any(isinstance(step, PruneChannels) for step in steps)
+        model, others = copy.deepcopy(self._model if by_channels else self._bench.evaluator.model), []
+        for step in steps:
+            if isinstance(step, PruneChannels):
+                counts = {name: len(self._graph.units[name]) for name in step.layers}
+                gone = {name: range(channels_kept(n, step.layers[name], MULTIPLE), n) for name, n in counts.items()}
+                pruned(model, self._graph, {name: list(channels) for name, channels in gone.items() if channels})
+            else:
+                others.append(dataclasses.replace(step, recovery="none") if hasattr(step, "recovery") else step)
+        return self._bench.energy(model, Recipe(tuple(others)), self._few)
 
 
 class Energy(Bench):
@@ -101,17 +114,18 @@ class Energy(Bench):
             print(found, flush=True)
             yield found
 
-    def energy(self, recipe: Recipe) -> float:
-        """Of the network that the recipe leaves, over the original's."""
-        return self._profile(recipe).energy.total_pj / self._whole
+    @cached_property
+    def example(self) -> dict[str, torch.Tensor]:
+        return {name: torch.as_tensor(x) for name, x in self.task.search.read([0]).inputs.items()}
 
     @cached_property
     def _whole(self) -> float:
-        return self._profile(Recipe()).energy.total_pj
+        return profile(self.evaluator.model.eval(), self.example).energy.total_pj
 
-    def _profile(self, recipe: Recipe) -> Profile:
-        model, _ = recipe.apply(self.evaluator.model, self.task, self.evaluator.context)
-        return profile(model.eval(), {n: torch.as_tensor(x) for n, x in self.task.search.read([0]).inputs.items()})
+    def energy(self, model: nn.Module, recipe: Recipe, task: Task) -> float:
+        """Of what the recipe makes of ``model``, over the original's."""
+        changed, _ = recipe.apply(model, task, self.evaluator.context)
+        return profile(changed.eval(), self.example).energy.total_pj / self._whole
 
     def _by_energy(self) -> Iterator[JsonObject]:
         structure, costs = self.structure, self.structure.costs
@@ -133,7 +147,10 @@ class Energy(Bench):
         whole = self.structure.judge.baseline.measurements["score"].value
         row = self.evaluator.trial(recipe.to_json(), recipe.key, [], 1.0)
         found = {"recipe": recipe.to_json(), "key": recipe.key, "macs": row["macs"]}
-        found |= {"drop_on_search": round(whole - row["score"], 9), "energy": self.energy(recipe)}
+        found |= {
+            "drop_on_search": round(whole - row["score"], 9),
+            "energy": self.energy(self.evaluator.model, recipe, self.task),
+        }
         print(found, flush=True)
         return found
 
