@@ -120,6 +120,7 @@ def through_onnx(network: Network, exporter: str) -> Row:
             torch.onnx.export(
                 model, (x[:1],), str(path), dynamo=EXPORTERS[exporter], external_data=False, verbose=False
             )
+            del model  # the largest leave no room for two
             stage = "load"
             loaded = models.load(str(path))
         stage = "compare"

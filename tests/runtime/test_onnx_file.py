@@ -400,7 +400,10 @@ def test_a_convolution_of_the_pooled_map_is_gemm_and_gives_float(tmp_path: Path)
         assert len(np.unique(logits)) == logits.size, "no two are rounded to one"
 
 
-def test_a_network_of_more_than_protobuf_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("most", "raised"), [(-1, DeployError), (0, MemoryError)])
+def test_a_network_that_protobuf_does_not_write(
+    most: int, raised: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class TooLarge:
         graph = onnx.GraphProto()
 
@@ -408,6 +411,7 @@ def test_a_network_of_more_than_protobuf_holds(tmp_path: Path, monkeypatch: pyte
             raise EncodeError("Failed to serialize proto")
 
     monkeypatch.setattr(onnx_file.ir, "to_proto", lambda graph: TooLarge())
-    with pytest.raises(DeployError, match="larger than 2 GiB"):
+    monkeypatch.setattr(onnx_file, "_MOST_BYTES", most)
+    with pytest.raises(raised, match="larger than 2 GiB" if most < 0 else "no memory left"):
         onnx_file.deploy(network("plain"), inputs_of("plain", 2), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

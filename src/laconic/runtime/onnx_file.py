@@ -18,6 +18,7 @@ from laconic.runtime.onnx_finish import finish
 from laconic.runtime.onnx_place import graph_of
 
 _PRECISION = "laconic.precision"
+_MOST_BYTES = 2**31 - 2**24  # of weights: there is the graph too
 
 
 def deploy(
@@ -49,6 +50,8 @@ def deploy(
     try:
         path.write_bytes(proto.SerializeToString())
     except EncodeError as error:
+        if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) <= _MOST_BYTES:
+            raise MemoryError("protobuf had no memory left to write the network") from error
         raise DeployError("the network is larger than 2 GiB, the most that one ONNX file can hold") from error
     facts: Facts = {"operators": count_operators(proto), "precision": precision}
     found = {"short_weights": short, "codebook_bits": codebooks, "code_bits": codes}

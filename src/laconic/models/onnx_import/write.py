@@ -84,7 +84,7 @@ class _Graph:
         value = tensor.detach().cpu().contiguous().numpy()
         before = self.initializers.get(name)
         if before is not None and self.uses[name] == 1:
-            before.CopyFrom(numpy_helper.from_array(value, name))
+            self._add(name, value)
         elif before is None or not np.array_equal(numpy_helper.to_array(before).ravel(), value.ravel()):
             node.input.extend([""] * (position + 1 - len(node.input)))
             node.input[position] = self._add(f"{path}/input_{position}", value)
