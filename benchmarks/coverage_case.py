@@ -134,6 +134,7 @@ def through_onnx(network: Network, exporter: str) -> Row:
         row["channels"] = sum(map(len, facts["removed"].values()))
         row["left_whole"] = dict(Counter(facts["left_whole"].values()))
         row |= {"params": _params(loaded.module), "params_left": _params(pruned)}
+        del loaded
         stage = "deploy what was pruned"
         row["difference_pruned"] = deployed(pruned, inputs, outputs(pruned, inputs))
         return row | ({"status": "pruned"} if row["channels"] and row["difference_pruned"] < TOLERANCE else {})

@@ -84,11 +84,12 @@ class Modelled:
     def _of(self, steps: Sequence[Any]) -> float:
         by_channels = any(isinstance(step, PruneChannels) for step in steps)
         model, others = copy.deepcopy(self._model if by_channels else self._bench.evaluator.model), []
+        graph = copy.copy(self._graph)  # it goes with the model that is pruned
         for step in steps:
             if isinstance(step, PruneChannels):
-                counts = {name: len(self._graph.units[name]) for name in step.layers}
+                counts = {name: len(graph.units[name]) for name in step.layers}
                 gone = {name: range(channels_kept(n, step.layers[name], MULTIPLE), n) for name, n in counts.items()}
-                pruned(model, self._graph, {name: list(channels) for name, channels in gone.items() if channels})
+                pruned(model, graph, {name: list(channels) for name, channels in gone.items() if channels})
             else:
                 others.append(dataclasses.replace(step, recovery="none") if hasattr(step, "recovery") else step)
         return self._bench.energy(model, Recipe(tuple(others)), self._few)
