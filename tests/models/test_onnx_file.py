@@ -187,7 +187,9 @@ def test_data_beside_the_graph(export: Callable[..., str], monkeypatch: pytest.M
     monkeypatch.setattr(session.onnxruntime, "InferenceSession", watched)
     torch.manual_seed(0)
     net = Tokens().eval()
-    module = load(beside(export(net, (2,), dynamo=True))).module
+    path = Path(beside(export(net, (2,), dynamo=True)))
+    monkeypatch.chdir(path.parent)
+    module = load(path.name).module
     assert max(sizes) < 4 * 16 * 300, "the matrices are not in the graph that protobuf holds"
     x = torch.randint(0, 50, (3, 2)).float()
     with torch.no_grad():

@@ -26,7 +26,7 @@ _OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 def load(path: str) -> LoadedModel:
-    model, folder = _read(path), str(Path(path).resolve().parent)
+    model, folder = _read(path), str(Path(path).parent)
     _require_finite(model, path, folder)
     freed = free_batch(model, folder)
     shapes = [entry.shape[1:] for entry in read_inputs(freed.model)]
