@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -278,6 +279,7 @@ def laconic(*arguments: object) -> Said:
 
 def start(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
     """Start the command line in a process, and a group, of its own."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, and that is inherited
     return subprocess.Popen(
         [sys.executable, "-m", "laconic.cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
